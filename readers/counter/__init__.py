@@ -1,0 +1,1 @@
+"""The counter: what stands between a clerk and the desk of the clearing house."""

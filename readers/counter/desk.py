@@ -1,0 +1,92 @@
+"""The desk over HTTP: a counter's `LoadAuthority` and `ActAuthority` (docs/wire.md, "The desk")."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+
+from cardcore.authority import ActGrant, ActRequest, LoadGrant, LoadRequest
+from cardcore.errors import OnecardError, RefusedError
+
+Document = Mapping[str, object]
+
+
+class DeskUnreachable(OnecardError):
+    """The desk did not answer; an act that was asked for may have been opened, a load may have been authorised and is then in doubt."""
+
+
+class Desk:
+    """Client of one desk; use it as an async context manager."""
+
+    def __init__(self, base_url: str, timeout_s: float = 30.0) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(timeout=self._timeout)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def authorise_load(self, request: LoadRequest) -> LoadGrant:
+        answer = await self.ask(
+            "loads",
+            {
+                "terminal": request.terminal,
+                "terminal_number": request.terminal_number.hex(),
+                "issuer": request.identity.issuer.hex(),
+                "card": request.identity.card.hex(),
+                "purse": request.purse,
+                "generation": request.generation,
+                "suite": int(request.key_suite),
+                "key_version": request.key_version,
+                "key_index": request.key_index,
+                "amount_fen": request.amount_fen,
+                "channel": request.channel,
+                "balance_fen": request.raw_balance_fen,
+                "counter": request.counter,
+                "random": request.random.hex(),
+                "mac1": request.mac1.hex(),
+            },
+        )
+        return LoadGrant(
+            load_id=str(answer["load_id"]),
+            date=_hex(answer["date"]),
+            time=_hex(answer["time"]),
+            mac2=_hex(answer["mac2"]),
+        )
+
+    async def open_act(self, request: ActRequest) -> ActGrant:
+        answer = await self.ask(
+            "acts",
+            {
+                "terminal": request.terminal,
+                "terminal_number": request.terminal_number.hex(),
+                "sector": request.sector,
+                "issuer": request.identity.issuer.hex(),
+                "card": request.identity.card.hex(),
+                "amount_fen": request.amount_fen,
+                "transaction_type": request.transaction_type,
+                "split": dict(request.split),
+            },
+        )
+        return ActGrant(*(_hex(answer[name]) for name in ("act_id", "challenge", "date", "time", "digest")))
+
+    async def ask(self, call: str, document: Document) -> Document:
+        """One call of the desk; raises RefusedError with the code of docs/wire.md, or DeskUnreachable."""
+        try:
+            async with self._session.post(f"{self._base_url}/v1/desk/{call}", json=document) as response:
+                answer: Document = await response.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise DeskUnreachable(f"the desk at {self._base_url} does not answer ({error}); ask again later") from error
+        if response.status >= 300:
+            raise RefusedError(str(answer.get("code", response.status)), str(answer.get("detail", answer)))
+        return answer
+
+
+def _hex(value: object) -> bytes:
+    return bytes.fromhex(str(value))
