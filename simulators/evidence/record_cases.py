@@ -1,0 +1,128 @@
+"""Cases that stand on single records, on terminals' sequences and on operators' declarations."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from datetime import date, timedelta
+
+from simulators.evidence.casebook import Found, Key
+from simulators.evidence.gaps import Counters, Purse
+from simulators.evidence.intake import Fact, Intake
+from simulators.evidence.taprecord import OFFLINE, PRICED_WITHOUT_ENTRY, Kind
+
+_OF_OPERATOR = frozenset({"bad-proof", "unknown-psam", "unknown-issuer", "no-key", "malformed"})
+_OF_CLEARING = frozenset({"clock", "psam-inactive", "unknown-card", "rogue-load", "replaced-card"})
+_DECLARED_KINDS = OFFLINE | {Kind.ACT}
+_DECLARED_STATES = frozenset({"accepted", "suspended", "disputed", "pending_issuer"})
+
+
+def record_cases(intake: Intake, known: Mapping[Purse, Counters]) -> dict[Key, Found]:
+    """Cases by the code a record was born with, missing seals, conflicts and torn debits."""
+    found: dict[Key, Found] = {}
+    for fact in intake.facts:
+        tap, code = fact.tap, fact.code
+        if code in _OF_OPERATOR:
+            found[code, tap.subject] = Found(tap.amount_fen, "operator")
+        elif code in _OF_CLEARING:
+            found[code, tap.subject] = Found(tap.amount_fen, "clearing")
+        elif code == "denylisted":
+            bearer = _bearer(intake, fact)
+            found["denylist", tap.subject] = Found(tap.amount_fen, bearer, bearer)
+        elif code == "conflict":
+            when = tap.date.hex() + tap.time.hex()
+            found["conflict", f"{tap.card.hex()}@{when}"] = Found(tap.amount_fen, "operator")
+        elif code == "torn":
+            found["torn", tap.subject] = _torn(fact, known.get(tap.purse_key, {}))
+        if fact.proven and fact.offline and not fact.sealed:
+            found["bad-seal", tap.subject] = Found(tap.amount_fen, "operator")
+    return found
+
+
+def _bearer(intake: Intake, fact: Fact) -> str:
+    """Who bears a denylisted debit (rule 19): the acquirer once its list had the card, or its grace was over."""
+    entry = fact.listed
+    if entry is None:
+        return "issuer"
+    if fact.sealed and fact.claims.list_version >= entry.version:
+        return "acquirer"
+    terminal = intake.registry.terminals.get(fact.tap.terminal)
+    grace = intake.registry.policy("grace", terminal.kind if terminal else "*", fact.origin)
+    applied_by = entry.published_at + timedelta(hours=grace.number("hours") if grace else 0)
+    return "acquirer" if fact.instant >= applied_by else "issuer"
+
+
+def _torn(fact: Fact, counters: Counters) -> Found:
+    counter, fen = fact.tap.counter, fact.tap.amount_fen
+    if counter in counters:
+        return Found(fen, "clearing", resolution="void")
+    return Found(fen, "clearing", "committed" if any(each > counter for each in counters) else "undecided")
+
+
+def terminal_cases(
+    intake: Intake,
+    known: Mapping[Purse, Counters],
+    declared: Mapping[tuple[str, str, date], tuple[int, int]],
+    day: date,
+) -> dict[Key, Found]:
+    """Sequences, batches, missing exits and declared totals, at the close of `day`."""
+    found: dict[Key, Found] = {("batch-conflict", subject): Found(0, "operator") for subject in intake.batch_conflicts}
+    for (terminal, epoch), sequences in intake.sequences.items():
+        for first, last in missing_ranges(sequences):
+            found["sequence-gap", f"{terminal}/{epoch}/{first}-{last}"] = Found(0, "operator")
+    keys: dict[tuple[int, int, int], bytes] = {}
+    for fact in intake.facts:
+        if fact.proven:
+            name = fact.tap.terminal, fact.tap.epoch, fact.tap.sequence
+            if keys.setdefault(name, fact.key) != fact.key:
+                found["sequence-conflict", f"{fact.tap.terminal}/{fact.tap.epoch}"] = Found(0, "operator")
+    for subject in _missing_exits(known, day):
+        found["missing-exit", subject] = Found(0, "operator")
+    return found | _operator_totals(intake, declared, day)
+
+
+def missing_ranges(sequences: set[int]) -> list[tuple[int, int]]:
+    """The runs of numbers from 1 to the highest that are not there."""
+    missing, expected = [], 1
+    for sequence in sorted(sequences):
+        if sequence > expected:
+            missing.append((expected, sequence - 1))
+        expected = max(expected, sequence + 1)
+    return missing
+
+
+def _missing_exits(known: Mapping[Purse, Counters], day: date) -> Iterator[str]:
+    for (card, purse, generation), counters in known.items():
+        rides = [
+            (counter, fact)
+            for counter in sorted(counters)
+            for fact in counters[counter]
+            if fact.claims.kind in (Kind.ENTRY, Kind.EXIT)
+        ]
+        for counter, fact in rides:
+            if fact.claims.kind != Kind.ENTRY or fact.origin > day:
+                continue
+            later = [ride for at, ride in rides if at > counter and len(counters[at]) == 1]
+            if not later or not _ends_ride(later[0]):
+                yield f"{card.hex()}/{purse}/{generation}/{counter}"
+
+
+def _ends_ride(fact: Fact) -> bool:
+    return fact.claims.kind == Kind.EXIT and not fact.claims.flags & PRICED_WITHOUT_ENTRY
+
+
+def _operator_totals(
+    intake: Intake, declared: Mapping[tuple[str, str, date], tuple[int, int]], day: date
+) -> dict[Key, Found]:
+    received: dict[tuple[str, str, date], list[int]] = defaultdict(lambda: [0, 0])
+    for fact in intake.facts:
+        if fact.state in _DECLARED_STATES and fact.tap.kind in _DECLARED_KINDS:
+            total = received[fact.operator, fact.sector, fact.origin]
+            total[0] += 1
+            total[1] += fact.tap.amount_fen
+    found = {}
+    for key, (count, fen) in declared.items():
+        operator, sector, origin = key
+        got_count, got_fen = received.get(key, (0, 0))
+        if origin <= day and (got_count, got_fen) != (count, fen):
+            detail = f"count {got_count - count:+d}"
+            found["operator-total", f"{operator}/{sector}/{origin}"] = Found(got_fen - fen, "operator", detail)
+    return found

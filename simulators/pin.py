@@ -1,0 +1,92 @@
+"""The PIN: VERIFY, CHANGE PIN, RELOAD PIN, PIN UNBLOCK (JR/T 0025; MAC of RELOAD PIN over the new PIN only)."""
+
+from dataclasses import replace
+
+from simulators.chip import OK, Chip, Command, Run
+from simulators.file_system import PIN_RELOAD, PIN_UNBLOCK, PinRecord, Refused
+
+
+def verify(chip: Chip, command: Command) -> bytes:
+    """VERIFY: the PIN's next state becomes the security state; 63Cx tells the tries left, 6983 that there are none."""
+    if command.p1:
+        raise Refused(0x6A86)
+    record = _presented(chip, command.p2, command.data)
+    chip.grant(record.next_state)
+    chip.pin_verified = True
+    return OK
+
+
+def reload_or_change(chip: Chip, command: Command) -> bytes:
+    """RELOAD PIN (P1 00): new PIN ‖ MAC. CHANGE PIN (P1 01): old ‖ FF ‖ new, which counts as a try."""
+    if command.p1 == 0x01:
+        old, separator, new = command.data.partition(b"\xff")
+        if not separator:
+            raise Refused(0x6A80)
+        _require_pin(new)
+        record = _presented(chip, command.p2, old)
+    elif command.p1 == 0x00:
+        record, new = _pin(chip, command.p2), command.data[:-4]
+        _require_pin(new)
+        key = chip.key(PIN_RELOAD, 0)
+        if key.secret.tac_key().mac(new)[:4] != command.data[-4:]:
+            if key.tries is not None:
+                chip.memory.commit(chip.df.with_key(PIN_RELOAD, 0, replace(key, tries=key.tries.missed())))
+            raise Refused(0x9302)
+    else:
+        raise Refused(0x6A86)
+    _store(chip, command.p2, record, new)
+    return OK
+
+
+def unblock(chip: Chip, command: Command) -> bytes:
+    """PIN UNBLOCK: P1 = PIN number (P2 00, or 01 as some texts have it); enciphered PIN ‖ MAC under key 37."""
+    if command.p2 > 0x01:
+        raise Refused(0x6A86)
+    record = _pin(chip, command.p1)
+    body, key, _ = chip.protected_body(command, chip.df, PIN_UNBLOCK)
+    new = key.secret.decipher(body)
+    if new is None:
+        raise Refused(0x6A80)
+    _require_pin(new)
+    _store(chip, command.p1, record, new)
+    return OK
+
+
+def _pin(chip: Chip, number: int) -> PinRecord:
+    record = chip.df.pins.value.get(number)
+    if record is None:
+        raise Refused(0x9403)
+    chip.require(record.use)
+    return record
+
+
+def _require_pin(pin: bytes) -> None:
+    if not 2 <= len(pin) <= 6:
+        raise Refused(0x6700)
+
+
+def _presented(chip: Chip, number: int, pin: bytes) -> PinRecord:
+    """The PIN record, its counter restored, when `pin` is right; otherwise one try fewer."""
+    record = _pin(chip, number)
+    _require_pin(pin)
+    tries = record.tries
+    if tries is not None and not tries.left:
+        raise Refused(0x6983)
+    if not record.matches(pin):
+        chip.pin_verified = False
+        if tries is None:
+            raise Refused(0x6300)
+        chip.memory.commit(chip.df.with_pin(number, replace(record, tries=tries.missed())))
+        raise Refused(0x63C0 | tries.left - 1)
+    if tries is not None and tries.left < tries.most:
+        record = replace(record, tries=tries.restored())
+        chip.memory.commit(chip.df.with_pin(number, record))
+    return record
+
+
+def _store(chip: Chip, number: int, record: PinRecord, pin: bytes) -> None:
+    tries = None if record.tries is None else record.tries.restored()
+    chip.memory.commit(chip.df.with_pin(number, replace(record, pin=pin, tries=tries)))
+
+
+PIN_COMMANDS: dict[bytes, Run] = {b"\x00\x20": verify, b"\x80\x5e": reload_or_change, b"\x84\x24": unblock}
