@@ -67,7 +67,7 @@ CREATE TABLE declared_total (
 );
 -- One row: the date that late records post to. Intake reads it FOR SHARE, the closer moves it FOR UPDATE.
 CREATE TABLE open_day (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    "only" boolean PRIMARY KEY DEFAULT true CHECK ("only"),
     date date NOT NULL
 );
 
