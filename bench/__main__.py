@@ -15,7 +15,9 @@ RESULTS = Path(__file__).with_name("results.json")
 def main() -> int:
     results = [result for bench in (tac, ingest) for result in bench.run()]
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    table = Table("benchmark", "ours", "unit", "peers and limit", "ratios", "floors", title="onecard, measured in one run")
+    table = Table(
+        "benchmark", "ours", "unit", "peers and limit", "ratios", "floors", title="onecard, measured in one run"
+    )
     missed = 0
     for result in results:
         short = [name for name, floor in result["floors"].items() if result["ratios"].get(name, 0) < floor]
@@ -26,7 +28,9 @@ def main() -> int:
             result["unit"],
             "\n".join(f"{name} {figure:,.0f}" for name, figure in result["peers"].items()),
             "\n".join(f"{name} {ratio:.2f} ×" for name, ratio in result["ratios"].items()),
-            "\n".join(f"{name} ≥ {floor:g}{'  MISSED' if name in short else ''}" for name, floor in result["floors"].items()),
+            "\n".join(
+                f"{name} ≥ {floor:g}{'  MISSED' if name in short else ''}" for name, floor in result["floors"].items()
+            ),
         )
     Console().print(table)
     return 1 if missed else 0

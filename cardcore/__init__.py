@@ -1,4 +1,14 @@
-"""What a card is and says: commands, files, the card map, cryptogram inputs, the TapRecord.
+"""What a card is and says. Pure: no input or output but its own profiles, no clock, no threads, and no keys.
 
-Pure: no input or output, no clock, no threads, and no keys. What needs a key is asked of a `CardAuthority`, which `keys` implements.
+    record, cryptogram    the TapRecord and what a cryptogram covers
+    apdu, tlv, bcd        the forms of bytes
+    status, commands      what is said to a card, what it answers, what its status words mean
+    card_map, card_files  applications, file and key ids; the contents of files
+    profile, order        a kind of card as data (TOML), and one card or PSAM to be made
+    script, step          the ordered steps that make a card or a PSAM of a blank
+    purse                 how a purse transaction ends: committed, refused, or unknown until the card tells
+    authority             what needs a key, asked of a `CardAuthority` that `keys` implements
+    errors                the error tree of the whole product
+
+Cards are reached in `readers`, keys live in `keys`, money is moved in `clearing`.
 """

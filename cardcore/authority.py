@@ -41,6 +41,8 @@ class KeyStep:
 
     `application` is 0 for the MF, else 1..5; `prefix` and `suffix` are the content before and after the key;
     `sector` says which purchase root (type 3E); `p1` is 01 to add a key, or the type to replace one.
+    A PIN (type 3A) is no key of the authority: its digits are the `suffix`, and nothing stands between.
+    For a PSAM `type` is the usage byte (42 purchase, 26 record MAC) and `application` is 0.
     """
 
     application: int
@@ -52,13 +54,14 @@ class KeyStep:
     suffix: bytes = b""
     sector: int = 0
     p1: int = 0x01
-    # Which DF's 39.00 protects the step when `under` is CONTROL; the same as `application` save for a key that replaces it.
+    # Which DF's 39.00 protects the step when `under` is CONTROL; the same as `application` save for a key that
+    # replaces it.
     guard: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
-    """A load that the card has opened with INITIALIZE FOR LOAD; amounts in fen, `raw_balance_fen` as the card answered."""
+    """A load that the card has opened with INITIALIZE FOR LOAD; amounts in fen, balance as the card answered."""
 
     identity: CardIdentity
     terminal: int
@@ -78,7 +81,7 @@ class LoadRequest:
 
 @dataclass(frozen=True, slots=True)
 class LoadGrant:
-    """Permission for one load: date and time (BCD) and MAC2 (4 bytes) for CREDIT FOR LOAD; `load_id` names the authorisation."""
+    """Permission for one load: date, time (BCD) and MAC2 (4 bytes) for CREDIT FOR LOAD; `load_id` names it."""
 
     load_id: str
     date: bytes
@@ -131,8 +134,9 @@ class ActGrant:
 class PersonalisationAuthority(Protocol):
     """Makes the key-dependent parts of a personalisation; every call is one audited use of a key."""
 
-    async def authenticate(self, identity: CardIdentity | PsamIdentity, application: int, under: Under,
-                           challenge: bytes) -> bytes:
+    async def authenticate(
+        self, identity: CardIdentity | PsamIdentity, application: int, under: Under, challenge: bytes
+    ) -> bytes:
         """Data of EXTERNAL AUTHENTICATE (8 bytes 3DES, 16 bytes SM4) for the 4-byte challenge."""
         ...
 
@@ -140,8 +144,9 @@ class PersonalisationAuthority(Protocol):
         """The whole WRITE KEY command, enciphered and MACed."""
         ...
 
-    async def secure(self, identity: CardIdentity | PsamIdentity, application: int, command: bytes,
-                     challenge: bytes) -> bytes:
+    async def secure(
+        self, identity: CardIdentity | PsamIdentity, application: int, command: bytes, challenge: bytes
+    ) -> bytes:
         """The command (header, Lc, data) with CLA x4 and a MAC by the application's line-protection key 36."""
         ...
 
@@ -154,7 +159,10 @@ class LoadAuthority(Protocol):
     """Answers a load; the quota is spent and the authorisation stored before MAC2 leaves (rule 17)."""
 
     async def authorise_load(self, request: LoadRequest) -> LoadGrant:
-        """Raises RefusedError with a code of docs/wire.md; a cancelled call may have authorised the load, which is then in doubt."""
+        """Raises RefusedError with a code of docs/wire.md.
+
+        A cancelled call may have authorised the load, which is then in doubt.
+        """
         ...
 
 

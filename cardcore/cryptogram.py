@@ -69,7 +69,7 @@ def split_text(split: Mapping[str, int]) -> bytes:
 
 
 def act_input(record: TapRecord, sector: Sector, challenge: bytes, split_digest: bytes) -> bytes:
-    """Bytes whose SM3 (first 16) the card authenticates for an online act (rule 6); `split_digest` is SM3 of `split_text`."""
+    """Bytes whose SM3 (first 16) the card authenticates for an act (rule 6); `split_digest` is SM3 of `split_text`."""
     return (
         b"OCA1"
         + _u(sector, 1)

@@ -26,7 +26,12 @@ class ProfileError(FormatError):
 
 
 class CardError(OnecardError):
-    """The card refused a command."""
+    """The card refused a command: `command` names it, `sw` is the status word, 0 when the refusal has none."""
+
+    def __init__(self, message: str, *, command: str = "", sw: int = 0) -> None:
+        super().__init__(message)
+        self.command = command
+        self.sw = sw
 
 
 class ReaderError(OnecardError):

@@ -1,12 +1,13 @@
 """The TapRecord: what happened at a terminal, in 128 canonical bytes (docs/record.md).
 
-`FIELDS` is the one field table. The class below, the JSON names, the numpy dtype of `clearing` and the table in docs/record.md
-are checked against it.
+`FIELDS` is the one field table. The class below, the JSON names, the numpy dtype of `clearing` and the table in
+docs/record.md are checked against it.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from typing import Any
 
 from cardcore.errors import FormatError
 
@@ -155,10 +156,14 @@ class TapRecord:
 
     @classmethod
     def decode(cls, raw: bytes) -> "TapRecord":
-        """Read 128 bytes; every bit pattern is a record, judging it is the verdict's work. Raises FormatError on another length."""
+        """Read 128 bytes; every bit pattern is a record, judging it is the verdict's work.
+
+        Raises FormatError on another length.
+        """
         if len(raw) != RECORD_BYTES:
             raise FormatError(f"a record has {RECORD_BYTES} bytes, not {len(raw)}")
-        return cls(**dict(_values(raw)))
+        values: dict[str, Any] = dict(_values(raw))  # the field table, checked above and below, types each value
+        return cls(**values)
 
     def to_json(self) -> dict[str, int | str]:
         """JSON spelling: integers, and bytes in lower-case hex; `reserved` is left out."""
@@ -175,7 +180,8 @@ class TapRecord:
             raise FormatError(f"unknown field {sorted(unknown)[0]!r} in a record")
         if missing := _REQUIRED - set(document):
             raise FormatError(f"field {sorted(missing)[0]!r} is missing in a record")
-        return cls(**{name: _from_json(BY_NAME[name], value) for name, value in document.items()})
+        values: dict[str, Any] = {name: _from_json(BY_NAME[name], value) for name, value in document.items()}
+        return cls(**values)
 
 
 _REQUIRED = frozenset({"kind", "issuer", "card", "terminal_number", "date", "time", "terminal", "sequence"})

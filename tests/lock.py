@@ -12,9 +12,25 @@ def main() -> int:
     for name, extras in LOCKS.items():
         chosen = [part for extra in [*extras, "build"] for part in ("--extra", extra)]
         subprocess.run(
-            [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11",
-             "--generate-hashes", "--no-header", "--no-annotate", "--no-emit-index-url", *chosen,
-             "pyproject.toml", "--output-file", name],
+            [
+                sys.executable,
+                "-m",
+                "uv",
+                "pip",
+                "compile",
+                "--quiet",
+                "--universal",
+                "--python-version",
+                "3.11",
+                "--generate-hashes",
+                "--no-header",
+                "--no-annotate",
+                "--no-emit-index-url",
+                *chosen,
+                "pyproject.toml",
+                "--output-file",
+                name,
+            ],
             cwd=ROOT,
             check=True,
         )

@@ -204,7 +204,8 @@ class Scene:
             known = record["suite"] in (0, 4) and record["kind"] != 6
             record["cryptogram"] = (cryptogram(record) if known and genuine else bytes(8)).hex()
         body = packed(record)
-        key = derived(4, root("sm4/RECORD"), b"\0\0" + bytes.fromhex(str(record["terminal_number"])))
+        factor = b"\0\0" + bytes.fromhex(str(record["terminal_number"]))
+        key = derived(4, derived(4, root("sm4/RECORD"), factor), factor)
         return body + (sm4_mac(key, body)[:8] if sealed and record["kind"] not in (4, 5) else bytes(8))
 
     def upload(

@@ -13,7 +13,7 @@ Document = Mapping[str, object]
 
 
 class DeskUnreachable(OnecardError):
-    """The desk did not answer; an act that was asked for may have been opened, a load may have been authorised and is then in doubt."""
+    """The desk did not answer; what was asked for may have been granted: an act then expires, a load is in doubt."""
 
 
 class Desk:

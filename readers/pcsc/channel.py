@@ -43,5 +43,5 @@ class Channel(Protocol):
         ...
 
     async def run(self, commands: Sequence[CommandApdu], deadline_s: float = DEADLINE_S) -> Replies:
-        """Send the commands in order. A cancelled call does not stop the card: the script ends first, its result is lost."""
+        """Send the commands in order. A cancelled call does not stop the card: the script ends, its result is lost."""
         ...

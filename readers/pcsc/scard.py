@@ -1,4 +1,7 @@
-"""The PC/SC calls that we use, each result mapped to one error. The only module that imports the PC/SC library, and only when used."""
+"""The PC/SC calls that we use, each result mapped to one error.
+
+The only module that imports the PC/SC library, and only when it is used.
+"""
 
 from collections.abc import Sequence
 from enum import IntFlag
@@ -41,12 +44,13 @@ def _meaning(code: int) -> str:
         return "another program holds the card; close it (often gpg's scdaemon or a browser) and try again"
     if code == RESET:
         return "another program reset the card; what was selected is gone, start the operation anew"
-    text: str = _library().SCardGetErrorMessage(code - 2**32 if code >= 2**31 else code)
+    text: str = load().SCardGetErrorMessage(code - 2**32 if code >= 2**31 else code)
     return text
 
 
 @cache
-def _library() -> ModuleType:
+def load() -> ModuleType:
+    """The PC/SC library; raises SetupError that says how to get it."""
     try:
         from smartcard import scard
     except ImportError as error:
@@ -65,7 +69,7 @@ def _check(code: int, doing: str) -> None:
 
 def establish() -> int:
     """A new context; contexts are never shared between threads, nor used after the service died."""
-    library = _library()
+    library = load()
     code, context = library.SCardEstablishContext(library.SCARD_SCOPE_SYSTEM)
     _check(code, "asking the PC/SC service for a context")
     return int(context)
@@ -73,12 +77,12 @@ def establish() -> int:
 
 def release(context: int) -> None:
     """Give a context back; a context whose service died is already gone, which is fine."""
-    _library().SCardReleaseContext(context)
+    load().SCardReleaseContext(context)
 
 
 def list_readers(context: int) -> list[str]:
     """Names of the readers, [] when there is none."""
-    library = _library()
+    library = load()
     code, names = library.SCardListReaders(context, [])
     if code & 0xFFFFFFFF == library.SCARD_E_NO_READERS_AVAILABLE & 0xFFFFFFFF:
         return []
@@ -88,7 +92,7 @@ def list_readers(context: int) -> list[str]:
 
 def connect(context: int, reader: str) -> tuple[int, int]:
     """Handle and protocol (1 = T=0, 2 = T=1) of an exclusive connection to the card in `reader`."""
-    library = _library()
+    library = load()
     code, handle, protocol = library.SCardConnect(
         context, reader, library.SCARD_SHARE_EXCLUSIVE, library.SCARD_PROTOCOL_T0 | library.SCARD_PROTOCOL_T1
     )
@@ -98,7 +102,7 @@ def connect(context: int, reader: str) -> tuple[int, int]:
 
 def reconnect(handle: int) -> int:
     """Reset the card and go on with the same handle; gives the protocol."""
-    library = _library()
+    library = load()
     code, protocol = library.SCardReconnect(
         handle,
         library.SCARD_SHARE_EXCLUSIVE,
@@ -111,20 +115,20 @@ def reconnect(handle: int) -> int:
 
 def disconnect(handle: int) -> None:
     """Power the card down and drop the handle; a dead handle is already gone."""
-    library = _library()
+    library = load()
     library.SCardDisconnect(handle, library.SCARD_UNPOWER_CARD)
 
 
 def attribute_atr(handle: int) -> bytes:
     """ATR of the connected card."""
-    code, _reader, _state, _protocol, atr = _library().SCardStatus(handle)
+    code, _reader, _state, _protocol, atr = load().SCardStatus(handle)
     _check(code, "reading the card's ATR")
     return bytes(atr)
 
 
 def transmit(handle: int, protocol: int, apdu: bytes) -> bytes:
     """The card's raw answer; under two bytes means torn, and so does an error after sending, which gives b""."""
-    library = _library()
+    library = load()
     pci = library.SCARD_PCI_T0 if protocol == library.SCARD_PROTOCOL_T0 else library.SCARD_PCI_T1
     code, answer = library.SCardTransmit(handle, pci, list(apdu))
     if code & 0xFFFFFFFF == RESET:
@@ -134,11 +138,11 @@ def transmit(handle: int, protocol: int, apdu: bytes) -> bytes:
 
 def status_change(context: int, timeout_ms: int, known: Sequence[tuple[str, int]]) -> list[tuple[str, int, bytes]]:
     """Wait for a reader's state to differ from what is known; raises PcscError with TIMEOUT or CANCELLED in `code`."""
-    code, states = _library().SCardGetStatusChange(context, timeout_ms, list(known))
+    code, states = load().SCardGetStatusChange(context, timeout_ms, list(known))
     _check(code, "waiting for a card")
     return [(name, int(state), bytes(atr)) for name, state, atr in states]
 
 
 def cancel(context: int) -> None:
     """End a status wait of that context; a running transmit cannot be ended."""
-    _library().SCardCancel(context)
+    load().SCardCancel(context)

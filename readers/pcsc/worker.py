@@ -1,4 +1,4 @@
-"""One reader: one thread, one context, one script at a time (facts: PC/SC contexts must not be shared between threads)."""
+"""One reader: one thread, one context, one script at a time; PC/SC serialises what shares a context."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ class ReaderChannel:
             return await self._hop(DEADLINE_S, self._power_on)
 
     async def run(self, commands: Sequence[CommandApdu], deadline_s: float = DEADLINE_S) -> Replies:
-        """Run a script; raises ReaderQuarantined at the deadline. A cancelled caller waits for the script to end first."""
+        """Run a script; raises ReaderQuarantined at the deadline. A cancelled caller waits for the script to end."""
         async with self._lock:
             if self._quarantined:
                 raise ReaderQuarantined(f"{self.reader} hangs; take the card away, then reset the reader")

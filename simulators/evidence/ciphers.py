@@ -109,5 +109,7 @@ def act_mac(suite: int, card_key: bytes, digest: bytes) -> bytes:
 
 def seals(record_root: bytes, terminal_number: bytes, bodies: Sequence[bytes]) -> list[bytes]:
     """8-byte seals of one PSAM over bytes 0..119 of some records."""
-    (record_key,) = diversify(SM4_ID, record_root, [b"\0\0" + terminal_number])
-    return [mac[:8] for mac in cbc_macs(sm4(record_key), 16, [pad80(body, 16) for body in bodies])]
+    factor = b"\0\0" + terminal_number
+    (psam_key,) = diversify(SM4_ID, record_root, [factor])
+    (seal_key,) = diversify(SM4_ID, psam_key, [factor])
+    return [mac[:8] for mac in cbc_macs(sm4(seal_key), 16, [pad80(body, 16) for body in bodies])]

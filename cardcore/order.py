@@ -1,0 +1,129 @@
+"""What is to be made: one card or one PSAM, and what its files will say."""
+
+from dataclasses import dataclass
+from datetime import date
+
+from cardcore.authority import CardIdentity, PsamIdentity
+from cardcore.bcd import decode_digits, encode_digits
+from cardcore.card_files import (
+    CardId,
+    CityData,
+    CommonData,
+    Holder,
+    MedicalIdentity,
+    MetroRecord,
+    directory_entry,
+    social_card,
+    social_holder,
+)
+from cardcore.commands.personalise import FileKind
+from cardcore.errors import FormatError, ProfileError
+from cardcore.profile import ApplicationSpec, FileSpec, Profile
+from cardcore.record import Sector, Suite
+from cardcore.tlv import Tlv, build
+
+_MEDICAL_IDENTITY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardOrder:
+    """One card: issuer (4 bytes), serial (10 bytes, 20 digits), suite, class, validity (both days included), region.
+
+    `province` and `city` are region codes of 4 digits, `area` the 6 digits of social security. Without a `holder` the
+    card names nobody. Raises FormatError for values that no card can hold.
+    """
+
+    issuer: bytes
+    card: bytes
+    suite: Suite
+    concession: int
+    starts: date
+    expires: date
+    province: str = "7900"
+    city: str = "7910"
+    area: str = "610100"
+    holder: Holder | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.issuer) != 4 or len(self.card) != 10:
+            raise FormatError("an order has an issuer of 4 bytes and a serial of 10 bytes (20 digits)")
+        decode_digits(self.card)
+        for digits, width in ((self.province, 4), (self.city, 4), (self.area, 6)):
+            encode_digits(digits)
+            if len(digits) != width:
+                raise FormatError(f"{digits} has {len(digits)} digits, not {width}")
+        if self.expires < self.starts:
+            raise FormatError(f"card {self.card.hex()} would expire on {self.expires}, before it starts, {self.starts}")
+
+    @property
+    def identity(self) -> CardIdentity:
+        return CardIdentity(self.issuer, self.card, self.suite)
+
+    @property
+    def common(self) -> CommonData:
+        """EF 0015 of every application of this card."""
+        return CommonData(issuer_id=self.issuer + b"\xff" * 4, card=self.card, starts=self.starts, expires=self.expires)
+
+    def contents(self, profile: Profile, application: ApplicationSpec, spec: FileSpec) -> tuple[bytes, ...]:
+        """What personalisation writes into one file: a binary content, or records in their order; () for nothing.
+
+        Raises ProfileError when the profile gives a binary file another length than its content has.
+        """
+        records = self._records(profile, application, spec)
+        if spec.kind is FileKind.BINARY and any(len(content) != spec.length for content in records):
+            raise ProfileError(
+                f"profile {profile.name}: file {spec.fid:04X} of application {application.number} has "
+                f"{spec.length} bytes, but its content has {len(records[0])}"
+            )
+        return records
+
+    def _records(self, profile: Profile, application: ApplicationSpec, spec: FileSpec) -> tuple[bytes, ...]:
+        match application.number, spec.fid:
+            case 0, 0x0001:
+                listed = (item for item in profile.applications if item.number)
+                return tuple(directory_entry(item.aid, item.label, item.number) for item in listed)
+            case 0, 0x0005:
+                issuer, serial = self.issuer[:2], self.card[-8:]
+                return (CardId(issuer=issuer, city=self.city, serial=serial, issued=self.starts).encode(),)
+            case _, 0x0015 if spec.length == _MEDICAL_IDENTITY_BYTES:
+                return (MedicalIdentity(self.common).encode(),)
+            case _, 0x0015:
+                return (self.common.encode(),)
+            case _, 0x0016 if self.holder:
+                return (self.holder.encode(),)
+            case _, 0x0017:
+                return (CityData(province=self.province, city=self.city, concession=self.concession).encode(),)
+            case _, 0x001A:
+                return (MetroRecord().encode(),)
+            case _, 0xEF05:
+                return _built(social_card(self.area, self.card, self.starts, self.expires))
+            case _, 0xEF06 if self.holder:
+                return _built(social_holder(self.holder))
+        return ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PsamOrder:
+    """One PSAM: terminal number (6 bytes), serial (10 bytes), the sector it may debit for, suite of its control key."""
+
+    terminal_number: bytes
+    serial: bytes
+    sector: Sector
+    suite: Suite
+
+    def __post_init__(self) -> None:
+        if len(self.terminal_number) != 6 or len(self.serial) != 10:
+            raise FormatError("a PSAM has a terminal number of 6 bytes and a serial of 10 bytes")
+
+    @property
+    def identity(self) -> PsamIdentity:
+        return PsamIdentity(self.terminal_number, self.suite)
+
+    @property
+    def common(self) -> bytes:
+        """EF 0015 of a PSAM, 14 bytes: serial, version, type, FCI data."""
+        return self.serial + b"\x01\x00" + bytes(2)
+
+
+def _built(records: tuple[Tlv, ...]) -> tuple[bytes, ...]:
+    return tuple(build(item.tag, item.value) for item in records)

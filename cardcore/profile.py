@@ -1,0 +1,280 @@
+"""The card as data: a TOML profile says which applications, files, keys and purses a card has (D2).
+
+Every field is read or refused: an unknown, unused, missing or contradictory one is a ProfileError that names file and
+field.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from cardcore.card_files import LogCounter
+from cardcore.card_map import APPLICATIONS, MF_FID, KeyType
+from cardcore.commands.personalise import FileKind
+from cardcore.errors import ProfileError
+from cardcore.profile_table import Table
+from cardcore.record import Sector, Suite
+
+SUITE_NAMES = {"3des": Suite.TRIPLE_DES, "sm4": Suite.SM4}
+# What FMCOS spends on one 16-byte key with its header.
+_KEY_BYTES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class FileSpec:
+    """One elementary file: `count` records of `length` bytes, or 0 and a binary of `length` bytes."""
+
+    fid: int
+    kind: FileKind
+    length: int
+    count: int
+    read_right: int
+    write_right: int
+    protected: bool
+
+    @property
+    def sfi(self) -> int:
+        return self.fid & 0x1F
+
+
+@dataclass(frozen=True, slots=True)
+class KeySpec:
+    """One key: its id in each suite and its attributes; `next_state` and `tries` where the type has them."""
+
+    type: KeyType
+    ids: Mapping[Suite, int]
+    use: int
+    change: int
+    next_state: int
+    tries: int
+    sector: Sector | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PurseSpec:
+    """An electronic purse: right to use it, SFI of its log, overdraft allowance in fen."""
+
+    right: int
+    log_sfi: int
+    overdraft_fen: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationSpec:
+    """One directory and what is in it; sizes in bytes. The MF (number 0) exists on the blank and has no sizes."""
+
+    number: int
+    label: str
+    fid: int
+    aid: bytes
+    size: int
+    create_right: int
+    erase_right: int
+    key_file_size: int
+    add_right: int
+    files: tuple[FileSpec, ...]
+    keys: tuple[KeySpec, ...]
+    purse: PurseSpec | None
+
+    def file(self, fid: int) -> FileSpec | None:
+        return next((item for item in self.files if item.fid == fid), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A kind of card; `for_suite` binds it to the suite that a card is ordered in."""
+
+    name: str
+    title: str
+    suites: tuple[Suite, ...]
+    pin: str
+    log_counter: LogCounter
+    applications: tuple[ApplicationSpec, ...]
+
+    def application(self, number: int) -> ApplicationSpec:
+        """Raises ProfileError when this card has no such application."""
+        for item in self.applications:
+            if item.number == number:
+                return item
+        raise ProfileError(f"profile {self.name} has no application {number}")
+
+    @property
+    def purses(self) -> tuple[ApplicationSpec, ...]:
+        """The applications that have a purse."""
+        return tuple(item for item in self.applications if item.purse)
+
+    def for_suite(self, suite: Suite) -> "SuiteProfile":
+        """Raises ProfileError when the profile is not offered in this suite."""
+        if suite not in self.suites:
+            raise ProfileError(f"profile {self.name} is not offered in suite {suite.name}; order another suite")
+        return SuiteProfile(self, suite)
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteProfile:
+    """A profile in one suite: which key to name in which command."""
+
+    profile: Profile
+    suite: Suite
+
+    def key_index(self, application: int, kind: KeyType, sector: Sector | None = None) -> int:
+        """Id of a key; `sector` chooses among purchase keys. Raises ProfileError when the card has none."""
+        for key in self.profile.application(application).keys:
+            if key.type is kind and (sector is None or key.sector is sector):
+                return key.ids[self.suite]
+        what = f"{kind.name.lower()} key" + (f" for {sector.label}" if sector else "")
+        raise ProfileError(f"profile {self.profile.name} has no {what} in application {application}")
+
+    def purse_for(self, sector: Sector) -> tuple[ApplicationSpec, int]:
+        """The application whose purse pays in this sector, and its purchase-key id; raises ProfileError."""
+        for item in self.profile.purses:
+            for key in item.keys:
+                if key.type is KeyType.PURCHASE and key.sector is sector:
+                    return item, key.ids[self.suite]
+        raise ProfileError(f"profile {self.profile.name} has no purse that pays in sector {sector.label}")
+
+
+def load_profile(name_or_path: str | Path) -> Profile:
+    """A profile of this package by name (`shared-purse`), or the TOML file at a path; raises ProfileError."""
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        where, source = str(path), path
+    else:
+        where, source = f"{name_or_path}.toml", Path(str(files("cardcore.profiles"))) / f"{name_or_path}.toml"
+    try:
+        document = tomllib.loads(source.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ProfileError(
+            f"there is no card profile {name_or_path}; known are {', '.join(profile_names())}"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ProfileError(f"{where} cannot be read as a card profile: {error}") from error
+    return read_profile(document, where)
+
+
+def profile_names() -> tuple[str, ...]:
+    """Names of the profiles that come with the package."""
+    return tuple(sorted(item.name[:-5] for item in files("cardcore.profiles").iterdir() if item.name.endswith(".toml")))
+
+
+def read_profile(document: Mapping[str, object], where: str) -> Profile:
+    """A profile from a parsed TOML document; `where` names it in errors. Raises ProfileError."""
+    with Table(document, where) as table:
+        suites = table.choices("suites", SUITE_NAMES)
+        if not suites:
+            raise table.fault("field 'suites' names at least one suite")
+        profile = Profile(
+            name=table.text("name"),
+            title=table.text("title"),
+            suites=suites,
+            pin=table.text("pin"),
+            log_counter=table.choice("log_counter", {item.value: item for item in LogCounter}),
+            applications=tuple(_application(item, suites) for item in table.tables("application")),
+        )
+    numbers = [item.number for item in profile.applications]
+    if numbers[:1] != [0] or len(set(numbers)) != len(numbers):
+        raise ProfileError(f"{where}: a profile has applications of different numbers, 0 (the MF) first")
+    if not (profile.pin.isascii() and profile.pin.isdecimal() and len(profile.pin) == 6):
+        raise ProfileError(f"{where}: pin has 6 decimal digits")
+    return profile
+
+
+def _application(source: Table, suites: tuple[Suite, ...]) -> ApplicationSpec:
+    with source as table:
+        number = table.number("number", max(APPLICATIONS))
+        is_mf = number == 0
+        size = create = erase = key_file_size = add = 0
+        if not is_mf:
+            size, create, erase = table.number("size", 0xFFFF), table.number("create"), table.number("erase")
+            with table.table("key_file") as key_file:
+                key_file_size, add = key_file.number("size", 0xFFFF), key_file.number("add")
+        application = ApplicationSpec(
+            number=number,
+            label="MF" if is_mf else table.text("label"),
+            fid=table.number("fid", 0xFFFF),
+            aid=table.octets("aid"),
+            size=size,
+            create_right=create,
+            erase_right=erase,
+            key_file_size=key_file_size,
+            add_right=add,
+            files=tuple(map(_file, table.tables("files"))),
+            keys=tuple(_key(item, suites) for item in table.tables("keys")),
+            purse=_purse(table.table("purse")) if "purse" in table else None,
+        )
+        for fault in _contradictions(application, suites):
+            raise table.fault(fault)
+    return application
+
+
+def _file(source: Table) -> FileSpec:
+    with source as table:
+        kind = table.choice("kind", {item.name.lower(): item for item in FileKind})
+        binary = kind is FileKind.BINARY
+        return FileSpec(
+            fid=table.number("fid", 0xFFFF),
+            kind=kind,
+            length=table.number("length", 0xFFFF if binary else 0xFF),
+            count=0 if binary else table.number("count"),
+            read_right=table.number("read"),
+            write_right=table.number("write"),
+            protected=table.flag("protected"),
+        )
+
+
+_WITH_STATE = frozenset({KeyType.CONTROL, KeyType.PIN})
+_WITH_TRIES = _WITH_STATE | {KeyType.MAINTENANCE, KeyType.PIN_UNBLOCK, KeyType.PIN_RELOAD}
+
+
+def _key(source: Table, suites: tuple[Suite, ...]) -> KeySpec:
+    with source as table:
+        kind = table.choice("type", {item.name.lower(): item for item in KeyType})
+        purchase = kind is KeyType.PURCHASE
+        sectors = {item.label: item for item in Sector}
+        with table.table("ids") as ids:
+            numbers = {suite: ids.number(name) for name, suite in SUITE_NAMES.items() if suite in suites}
+        return KeySpec(
+            type=kind,
+            ids=numbers,
+            use=table.number("use"),
+            # A PIN has no right to be changed by WRITE KEY: the standard puts EF there.
+            change=0xEF if kind is KeyType.PIN else table.number("change"),
+            next_state=table.number("next_state", 0x0F) if kind in _WITH_STATE else 0xFF,
+            tries=table.number("tries") if kind in _WITH_TRIES else 0,
+            sector=table.choice("sector", sectors) if purchase else None,
+        )
+
+
+def _purse(source: Table) -> PurseSpec:
+    with source as table:
+        return PurseSpec(table.number("right"), table.number("log_sfi", 30), table.number("overdraft_fen", 0xFFFFFF))
+
+
+def _contradictions(application: ApplicationSpec, suites: tuple[Suite, ...]) -> Iterator[str]:
+    kinds = {key.type for key in application.keys}
+    if (application.fid == MF_FID) != (application.number == 0):
+        yield "the MF, and only the MF, is application 0 with fid 3F00"
+    if not application.keys or application.keys[0].type is not KeyType.CONTROL:
+        yield "the first key is the control key, for it protects the others"
+    if any(item.protected for item in application.files) and KeyType.MAINTENANCE not in kinds:
+        yield "a protected file needs a maintenance key"
+    for suite in suites:
+        names = [(key.type, key.ids[suite]) for key in application.keys]
+        if len(set(names)) != len(names):
+            yield "two keys have the same type and id"
+    fids = [item.fid for item in application.files]
+    if len(set(fids)) != len(fids):
+        yield "two files have the same fid"
+    if application.number and application.key_file_size < _KEY_BYTES * len(application.keys):
+        yield f"key_file.size is too small for {len(application.keys)} keys of {_KEY_BYTES} bytes"
+    if application.purse:
+        if missing := _PURSE_KEYS - kinds:
+            yield f"a purse needs a {min(missing).name.lower()} key"
+        log = next((item for item in application.files if item.sfi == application.purse.log_sfi), None)
+        if log is None or log.kind is not FileKind.CYCLIC or log.length != 23:
+            yield "purse.log_sfi names a cyclic file of 23-byte records"
+
+
+_PURSE_KEYS = frozenset({KeyType.PURCHASE, KeyType.LOAD, KeyType.UNLOAD, KeyType.TAC, KeyType.OVERDRAFT, KeyType.PIN})

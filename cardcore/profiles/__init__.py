@@ -1,0 +1,1 @@
+"""Card profiles as TOML files; `cardcore.profile` reads them."""

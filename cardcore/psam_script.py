@@ -1,0 +1,85 @@
+"""The personalisation script of a PSAM (docs/card.md, "The PSAM")."""
+
+from collections.abc import Iterator
+
+from cardcore.authority import KeyStep, Under
+from cardcore.card_map import KEY_VERSION, MF_FID, KeyType, Sfi, psam_purchase_id
+from cardcore.commands import CreateFile, ReadBinary, Select, UpdateBinary
+from cardcore.commands.personalise import FileKind
+from cardcore.order import PsamOrder
+from cardcore.record import Suite
+from cardcore.step import ALREADY_THERE, Authenticate, Compare, Plain, Secured, Stage, Step, WriteKeyAct
+
+# Usage bytes: levels of derivation << 5 | kind of key.
+PURCHASE_USAGE = 0x42
+RECORD_USAGE = 0x26
+RECORD_KEY_ID = 0x01
+_ALWAYS = 0xF0
+_CONTROLLED = 0xFA
+_RIGHTS = bytes((_ALWAYS, _CONTROLLED))
+# Next state A, five tries; the line key locks after three wrong MACs.
+_CONTROL_TAIL = b"\x0a\x55"
+_MAINTENANCE_TAIL = b"\xff\x33"
+
+
+def psam_steps(order: PsamOrder) -> tuple[Step, ...]:
+    """The whole script of one PSAM: purchase roots of both suites, so that it takes every card of its sector."""
+    return (*_structure(order), *_keys(order), *_contents(order), *_issue(order))
+
+
+def _files(order: PsamOrder) -> tuple[tuple[int, bytes], ...]:
+    return (Sfi.COMMON, order.common), (Sfi.TERMINAL_NUMBER, order.terminal_number)
+
+
+def _select(stage: Stage) -> Step:
+    return Step(f"{stage.value}.0.select", stage, 0, Plain(Select(MF_FID.to_bytes(2, "big"))))
+
+
+def _structure(order: PsamOrder) -> Iterator[Step]:
+    stage = Stage.STRUCTURE
+    yield _select(stage)
+    yield Step("structure.0.authenticate", stage, 0, Authenticate(0, Under.TRANSPORT))
+    for sfi, content in _files(order):
+        command = CreateFile(sfi, FileKind.BINARY, len(content), _ALWAYS, _ALWAYS, protected=True)
+        yield Step(f"structure.0.{sfi:04X}", stage, 0, Plain(command), ALREADY_THERE)
+
+
+def _keys(order: PsamOrder) -> Iterator[Step]:
+    yield _select(Stage.KEYS)
+    yield _key(order, KeyType.MAINTENANCE, 0x00, order.suite, _MAINTENANCE_TAIL)
+    for suite in Suite:
+        number = psam_purchase_id(order.sector, suite)
+        yield _key(order, PURCHASE_USAGE, number, suite, bytes((KEY_VERSION, suite)))
+    yield _key(order, RECORD_USAGE, RECORD_KEY_ID, Suite.SM4, bytes((KEY_VERSION, Suite.SM4)))
+
+
+def _key(order: PsamOrder, usage: int, number: int, suite: Suite, tail: bytes) -> Step:
+    act = WriteKeyAct(_key_step(order, usage, number, suite, tail))
+    return Step(f"keys.0.{usage:02X}-{number:02X}", Stage.KEYS, 0, act, ALREADY_THERE)
+
+
+def _key_step(order: PsamOrder, usage: int, number: int, suite: Suite, tail: bytes, p1: int = 0x01) -> KeyStep:
+    return KeyStep(
+        application=0,
+        type=usage,
+        id=number,
+        suite=suite,
+        under=Under.TRANSPORT,
+        prefix=bytes((usage,)) + _RIGHTS + tail,
+        sector=order.sector if usage == PURCHASE_USAGE else 0,
+        p1=p1,
+    )
+
+
+def _contents(order: PsamOrder) -> Iterator[Step]:
+    yield _select(Stage.DATA)
+    for sfi, content in _files(order):
+        yield Step(f"data.0.{sfi:04X}", Stage.DATA, 0, Secured(0, UpdateBinary(sfi, content)))
+
+
+def _issue(order: PsamOrder) -> Iterator[Step]:
+    yield _select(Stage.ISSUE)
+    for sfi, content in _files(order):
+        yield Step(f"issue.0.{sfi:04X}", Stage.ISSUE, 0, Compare(ReadBinary(sfi, len(content)), content))
+    control = _key_step(order, KeyType.CONTROL, 0x00, order.suite, _CONTROL_TAIL, KeyType.CONTROL)
+    yield Step("issue.0.39-00", Stage.ISSUE, 0, WriteKeyAct(control), probe=Authenticate(0, Under.CONTROL))

@@ -1,0 +1,169 @@
+"""How a purse transaction ends, seen from the reader: committed, refused, or unknown until the card tells (D5).
+
+    evidence = Evidence.of(TransactionType.PURCHASE, opened, amount_fen, terminal_number, date, time)
+    outcome = judge(evidence, DebitPurchase.name, reply)   # reply None: the card fell silent
+    outcome = resolve(evidence, finding)                   # later: proof, log record, or counter
+
+Pure decisions; sending is `readers`' work.
+"""
+
+from dataclasses import dataclass
+
+from cardcore.apdu import ResponseApdu
+from cardcore.card_files import LogCounter, LogRecord
+from cardcore.commands.purse import (
+    LoadInitialisation,
+    PurchaseInitialisation,
+    TransactionProof,
+    TransactionType,
+    UpdateInitialisation,
+)
+from cardcore.status import Standing, classify, explain
+
+_OUTFLOWS = frozenset({TransactionType.PURCHASE, TransactionType.COMPOSITE, TransactionType.UNLOAD})
+_OFFLINE = frozenset({TransactionType.PURCHASE, TransactionType.COMPOSITE})
+# The card may have acted although it did not answer 9000.
+_UNCLEAR = frozenset({Standing.MEMORY, Standing.UNKNOWN, Standing.WARNING, Standing.MORE, Standing.LENGTH})
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known before the deciding command is sent: the answer of INITIALIZE, and what the cryptograms will cover.
+
+    The counter is the offline one of a purchase, else the online one. For an allowance the amount is new limit − old.
+    `mac2` is what the host granted for a load or an allowance, empty otherwise.
+    """
+
+    transaction_type: TransactionType
+    counter: int
+    raw_balance_before_fen: int
+    amount_fen: int
+    terminal_number: bytes
+    date: bytes
+    time: bytes
+    mac2: bytes = b""
+
+    @classmethod
+    def of(
+        cls,
+        transaction_type: TransactionType,
+        opened: LoadInitialisation | PurchaseInitialisation | UpdateInitialisation,
+        amount_fen: int,
+        terminal_number: bytes,
+        date: bytes,
+        time: bytes,
+        mac2: bytes = b"",
+    ) -> "Evidence":
+        """From the answer of INITIALIZE; date and time are BCD as sent to the card."""
+        balance_fen = opened.raw_balance_fen
+        return cls(transaction_type, opened.counter, balance_fen, amount_fen, terminal_number, date, time, mac2)
+
+    @property
+    def raw_balance_after_fen(self) -> int:
+        """The raw balance if the card did it."""
+        change_fen = -self.amount_fen if self.transaction_type in _OUTFLOWS else self.amount_fen
+        return self.raw_balance_before_fen + change_fen
+
+    @property
+    def offline(self) -> bool:
+        """Whether the counter is the offline one."""
+        return self.transaction_type in _OFFLINE
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The card did it. `tac` and `mac` (MAC2 or MAC3) have 4 bytes, None where what was found does not hold them."""
+
+    evidence: Evidence
+    tac: bytes | None = None
+    mac: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The card did nothing; `sw` is its status word, 0 when it is known by other evidence."""
+
+    evidence: Evidence
+    reason: str
+    sw: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Whether the card did it is open; the evidence decides it once the card can be asked."""
+
+    evidence: Evidence
+
+
+Outcome = Committed | Refused | Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class CounterSeen:
+    """What INITIALIZE answered when the card came back: the counter of the evidence's family, and the raw balance."""
+
+    counter: int
+    raw_balance_fen: int
+
+
+Finding = TransactionProof | LogRecord | CounterSeen
+
+
+def judge(evidence: Evidence, command: str, reply: ResponseApdu | None) -> Outcome:
+    """The outcome by the answer to the deciding command, None when there was none (fewer than two bytes)."""
+    if reply is None:
+        return Unknown(evidence)
+    if reply.ok:
+        return _receipt(evidence, reply.data)
+    if classify(reply.sw, command) in _UNCLEAR:
+        return Unknown(evidence)
+    return Refused(evidence, explain(command, reply.sw), reply.sw)
+
+
+def resolve(evidence: Evidence, finding: Finding, log_counter: LogCounter = LogCounter.BEFORE) -> Outcome:
+    """The outcome by what the card tells later; Unknown while that does not decide it.
+
+    A missing proof (9406) is no finding: the card keeps only its last transaction, so ask the log or the counter then.
+    If this one was refused, another may have taken its counter since: the proof of a load is known by the MAC2 that
+    was granted; that of a debit or unload holds once the PSAM or the host has checked `mac`, as after any 9000.
+    A counter that moved does not tell who moved it; a record of the log (EF 0018) names terminal and time.
+    """
+    match finding:
+        case TransactionProof(mac=mac, tac=tac):
+            return Committed(evidence, tac, mac) if evidence.mac2 in (b"", mac) else Unknown(evidence)
+        case LogRecord():
+            return _by_log(evidence, finding, log_counter)
+        case CounterSeen():
+            return _by_counter(evidence, finding)
+
+
+def _receipt(evidence: Evidence, answer: bytes) -> Outcome:
+    expected = 8 if evidence.offline else 4
+    if len(answer) != expected:
+        return Unknown(evidence)
+    if evidence.offline:
+        return Committed(evidence, tac=answer[:4], mac=answer[4:])
+    if evidence.transaction_type is TransactionType.UNLOAD:
+        return Committed(evidence, mac=answer)
+    return Committed(evidence, tac=answer)
+
+
+def _by_log(evidence: Evidence, record: LogRecord, log_counter: LogCounter) -> Outcome:
+    same_family = (record.transaction_type in _OFFLINE) == evidence.offline
+    if not same_family or record.counter_before(log_counter) != evidence.counter:
+        return Unknown(evidence)
+    told = record.transaction_type, record.amount_fen, record.terminal_number, record.date, record.time
+    sent = evidence.transaction_type, evidence.amount_fen, evidence.terminal_number, evidence.date, evidence.time
+    if told == sent:
+        return Committed(evidence)
+    return Refused(evidence, f"counter {evidence.counter} went to another transaction of the card: nothing was changed")
+
+
+def _by_counter(evidence: Evidence, seen: CounterSeen) -> Outcome:
+    if seen.counter == evidence.counter:
+        return Refused(evidence, f"the card's counter still is {seen.counter}: nothing was changed; start again")
+    # Online counters move by authorisation only, so the balance names the one; debits of equal amount are common.
+    moved_by_one = seen.counter == evidence.counter + 1
+    if moved_by_one and not evidence.offline and seen.raw_balance_fen == evidence.raw_balance_after_fen:
+        return Committed(evidence)
+    return Unknown(evidence)

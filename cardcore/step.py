@@ -1,0 +1,95 @@
+"""One step of a personalisation: what to send, what it needs, and how to see that it has been done (D5).
+
+A step is idempotent: `settled` and `probe` tell that an earlier, interrupted run has done it. Each stage selects for
+itself whatever it needs, so it can be repeated from its first step on a card that was reset.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from cardcore.authority import KeyStep, Under
+from cardcore.commands import Command
+from cardcore.record import Suite
+
+ALREADY_THERE = frozenset({0x6A86})
+
+
+class Stage(Enum):
+    """The journal commits once per stage of a card (D5)."""
+
+    STRUCTURE = "structure"
+    KEYS = "keys"
+    DATA = "data"
+    ISSUE = "issue"
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A command as it is."""
+
+    command: Command[object]
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticate:
+    """GET CHALLENGE, then EXTERNAL AUTHENTICATE with 39.00 of the selected DF."""
+
+    application: int
+    under: Under
+
+
+@dataclass(frozen=True, slots=True)
+class WriteKeyAct:
+    """GET CHALLENGE, then the WRITE KEY that the authority makes of `key`."""
+
+    key: KeyStep
+
+
+@dataclass(frozen=True, slots=True)
+class Secured:
+    """GET CHALLENGE, then the command under the line key of the application."""
+
+    application: int
+    command: Command[None]
+
+
+@dataclass(frozen=True, slots=True)
+class SetAllowance:
+    """INITIALIZE FOR UPDATE, then UPDATE OVERDRAFT LIMIT with the authority's MAC2."""
+
+    application: int
+    key_index: int
+    key_suite: Suite
+    limit_fen: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """A read whose answer must be exactly `expected`."""
+
+    command: Command[object]
+    expected: bytes
+
+
+Act = Plain | Authenticate | WriteKeyAct | Secured | SetAllowance | Compare
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step. `id` is stable and unique in a script; the journal keeps it.
+
+    A status word in `settled` counts as 9000. `probe`, asked only when a stage is repeated, succeeds if the step has
+    already been done.
+    """
+
+    id: str
+    stage: Stage
+    application: int
+    act: Act
+    settled: frozenset[int] = frozenset()
+    probe: Authenticate | Compare | None = None
+
+    @property
+    def needs_challenge(self) -> bool:
+        """Whether a fresh challenge must be had directly before the command."""
+        return isinstance(self.act, Authenticate | WriteKeyAct | Secured)
