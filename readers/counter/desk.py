@@ -8,6 +8,7 @@ import aiohttp
 
 from cardcore.authority import ActGrant, ActRequest, LoadGrant, LoadRequest
 from cardcore.errors import OnecardError, RefusedError
+from cardcore.record import Sector
 
 Document = Mapping[str, object]
 
@@ -66,7 +67,7 @@ class Desk:
             {
                 "terminal": request.terminal,
                 "terminal_number": request.terminal_number.hex(),
-                "sector": request.sector,
+                "sector": Sector(request.sector).label,
                 "issuer": request.identity.issuer.hex(),
                 "card": request.identity.card.hex(),
                 "amount_fen": request.amount_fen,

@@ -15,3 +15,6 @@ ALTER TABLE import_row
     ADD COLUMN origin_date date,
     ADD COLUMN post_date   date;
 CREATE INDEX ON import_row (journal_id);
+
+-- What a close knew: batches up to this one. A card with later records is judged by the next close, not by `verify`.
+ALTER TABLE closing ADD COLUMN last_batch bigint NOT NULL DEFAULT 0;

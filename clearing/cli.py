@@ -1,0 +1,137 @@
+"""`onecard clearing`: the commands of the clearing house."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import cyclopts
+from rich.console import Console
+
+from cardcore.errors import SetupError
+from clearing.clock import Clock, FileClock, SystemClock
+from clearing.intake import Verifiers
+from clearing.intake import retake as retake_exhibits
+from clearing.registry import declare as declare_totals
+from clearing.registry import parse_declared, parse_registry, take
+from clearing.service import ServiceSettings
+from clearing.service import serve as run_service
+from clearing.settings import Settings
+from clearing.store.connect import connect_pool
+from clearing.store.launcher import launch
+from clearing.store.migrate import migrate
+from clearing.store.types import Pool
+from keys.store import open_store
+
+app = cyclopts.App(name="clearing", help="What taps are worth: take in, prove, post.")
+_console = Console(highlight=False)
+
+
+@app.command
+def serve(
+    *, state: Path | None = None, dsn: str | None = None, port: int | None = None, clock: Path | None = None
+) -> None:
+    """Take batches and desk calls over HTTP until interrupted.
+
+    Parameters
+    ----------
+    state
+        Directory of the database and the keys; made when missing.
+    dsn
+        A PostgreSQL >= 16 of your own instead of the embedded one.
+    port
+        Port on the loopback, 8478 unless given.
+    clock
+        A file that holds the instant of now, instead of the machine's clock.
+    """
+    settings = settings_with(state=state, dsn=dsn, port=port, clock=clock)
+    asyncio.run(_serve(settings))
+
+
+@app.command
+def registry(file: Path, *, state: Path | None = None, dsn: str | None = None) -> None:
+    """Take parties, terminals, PSAMs, policies and cards from a JSON document into the registry."""
+    document = parse_registry(_read(file))
+
+    async def act() -> None:
+        async with open_pool(settings_with(state=state, dsn=dsn)) as pool, pool.acquire() as connection:
+            changed = await take(connection, document)
+        _console.print("New or changed: " + ", ".join(f"{kind} {count}" for kind, count in changed.items()) + ".")
+
+    asyncio.run(act())
+
+
+@app.command
+def declare(file: Path, *, state: Path | None = None, dsn: str | None = None) -> None:
+    """Take operators' totals, one JSON object a line."""
+    totals = parse_declared(_read(file))
+
+    async def act() -> None:
+        async with open_pool(settings_with(state=state, dsn=dsn)) as pool, pool.acquire() as connection:
+            changed = await declare_totals(connection, totals)
+        _console.print(f"{len(totals)} totals read, {changed} new or changed.")
+
+    asyncio.run(act())
+
+
+@app.command
+def retake(*, state: Path | None = None, dsn: str | None = None, clock: Path | None = None) -> None:
+    """Judge again what lacked a PSAM, an issuer or a key when it came."""
+    settings = settings_with(state=state, dsn=dsn, clock=clock)
+
+    async def act() -> None:
+        with open_store(settings.keys) as store:
+            async with open_pool(settings) as pool:
+                done = await retake_exhibits(pool, Verifiers.of(store), clock_of(settings))
+        _console.print(f"{done.looked_at} records looked at: {done.proven} proven, {done.changed} with another verdict.")
+
+    asyncio.run(act())
+
+
+def settings_with(**given: Path | str | int | None) -> Settings:
+    """The environment's settings with the options that were given."""
+    return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # pydantic checks them
+
+
+def clock_of(settings: Settings) -> Clock:
+    """The clock file of the settings, else the machine's clock."""
+    return FileClock(settings.clock) if settings.clock else SystemClock()
+
+
+@asynccontextmanager
+async def open_pool(settings: Settings, size: int = 2) -> AsyncIterator[Pool]:
+    """A pool to the settings' database, migrated; the embedded server is started when it does not run, and stays up."""
+    dsn = settings.dsn or (await asyncio.to_thread(launch, settings.state)).dsn
+    pool = await connect_pool(dsn, size=size)
+    try:
+        await migrate(pool)
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def _serve(settings: Settings) -> None:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    dsn = settings.dsn or (await asyncio.to_thread(launch, settings.state)).dsn
+    async with open_pool(Settings(state=settings.state, dsn=dsn), size=1):
+        pass
+    with open_store(settings.keys) as store:
+        service = asyncio.create_task(
+            run_service(ServiceSettings(dsn, store, clock_of(settings), settings.host, settings.port))
+        )
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait((service, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        service.cancel()
+        with suppress(asyncio.CancelledError):
+            await service
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"{file} cannot be read: {error}. Nothing was changed.") from error

@@ -1,0 +1,200 @@
+"""Close a business date: one restartable command, all of it or nothing."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+
+from cardcore.errors import RefusedError
+from clearing.clock import Clock
+from clearing.close.fees import Fee, fees
+from clearing.close.gaps import Doubt, Evidence, Step, judge
+from clearing.ledger import accounts
+from clearing.ledger.export import read_books
+from clearing.rating.policies import Policies
+from clearing.rating.reading import calendar_of, read_policies
+from clearing.rating.transit import Ride, rate
+from clearing.reconcile.kinds import FREEZING, OWNERS, RESOLVED_BY_ITSELF
+from clearing.registry.dates import Calendar
+from clearing.settlement.netting import net
+from clearing.settlement.reading import read_movements
+from clearing.store import books as book_rows
+from clearing.store import cases as case_rows
+from clearing.store import close as rows
+from clearing.store.types import Connection, Pool, StoredRow
+from keys.proof import merkle_root
+
+Leg = tuple[str, str, str, str, int, date, int, int, bytes | None]
+Target = tuple[str, int, str, bytes | None, str, str, date, int]
+Finding = tuple[str, str, int, str, str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """A closed date; `repeated`: it was closed before, nothing was changed. Cases are counted as this close left them."""
+
+    date: date
+    closed_at: datetime
+    books_digest: str
+    substance_digest: str
+    repeated: bool = False
+    postings: int = 0
+    fees: tuple[Fee, ...] = ()
+    opened: int = 0
+    resolved: int = 0
+    standing: int = 0
+
+
+async def close(pool: Pool, day: date | None, clock: Clock) -> Closing:
+    """Close the open date (`day` None: whichever it is). Closing a closed date says so and changes nothing.
+
+    Raises RefusedError('no-open-day' | 'not-the-open-day'). One transaction: a failed or cancelled close leaves the date open and
+    everything as it was. Intakes wait meanwhile, since the open date is locked.
+    """
+    async with pool.acquire() as connection, connection.transaction():
+        open_day = await rows.lock_open_day(connection)
+        if day is not None and (closed := await rows.read_closing(connection, day)):
+            return Closing(**dict(closed), repeated=True)
+        if open_day is None:
+            raise RefusedError(
+                "no-open-day", "No business date is open, so none can be closed. Take a registry file first."
+            )
+        if day is not None and day != open_day:
+            raise RefusedError(
+                "not-the-open-day",
+                f"{day} cannot be closed: the open date is {open_day}, and dates close in order. Nothing was changed. "
+                f"Close {open_day} first.",
+            )
+        return await _close(connection, open_day, clock.now())
+
+
+async def _close(connection: Connection, day: date, at: datetime) -> Closing:
+    policies = await read_policies(connection)
+    calendar = calendar_of(policies)
+    judged = await examine(connection, policies)
+    await rows.dispute(connection, day)
+    for state in ("committed", "reversed"):
+        decided = [load_id for _, evidence in judged for load_id in getattr(evidence, state)]
+        await rows.resolve_loads(connection, state, decided, day)
+    loads = await rows.unproven_loads(connection)
+    await case_rows.find(connection, [*_gap_findings(judged), *_load_findings(loads, day, calendar)])
+    await put_targets(connection, judged, loads, calendar)
+    await case_rows.fold(connection, day, RESOLVED_BY_ITSELF)
+    await _freeze(connection, day, at, policies)
+    legs = [_leg(row) for row in await rows.carry(connection, day)]
+    if legs:
+        await rows.post(connection, day, at, legs)
+    earned, fee_legs = await _fees(connection, day, policies)
+    if fee_legs:
+        await rows.post(connection, day, at, fee_legs)
+    closing = await _seal(connection, day, at)
+    tally = await case_rows.tally(connection, day)
+    return replace(closing, postings=len(legs) + len(fee_legs), fees=earned, **dict(tally))
+
+
+async def examine(connection: Connection, policies: Policies) -> list[tuple[Step, Evidence]]:
+    """Lay out all that is known, rate its rides, and judge every step that does not explain itself."""
+    await rows.gather(connection)
+    await rows.put_tariff(connection, [_tariff(row, policies) for row in await rows.ride_keys(connection)])
+    return [(step, judge(step)) for step in map(_step, await rows.open_steps(connection))]
+
+
+async def put_targets(
+    connection: Connection, judged: Iterable[tuple[Step, Evidence]], loads: Iterable[StoredRow], calendar: Calendar
+) -> None:
+    """What must have been posted for gaps, loads, subsidies and forks; the findings must be laid out."""
+    await rows.target_sets(connection)
+    await rows.put_targets(connection, [*_gap_targets(judged), *_load_targets(loads, calendar)])
+
+
+async def _seal(connection: Connection, day: date, at: datetime) -> Closing:
+    await book_rows.fold_balances(connection, day)
+    books = await read_books(connection)
+    digests = (books.books_digest, books.substance_digest)
+    positions = net(await read_movements(connection, day))
+    await rows.seal_day(connection, day, at, digests, [(one.class_, one.party, one.net_fen) for one in positions])
+    return Closing(day, at, *digests)
+
+
+async def _freeze(connection: Connection, day: date, at: datetime, policies: Policies) -> None:
+    policy = policies.find("denylist", day, "*")
+    published_at = at + timedelta(seconds=policy.number("publish_after_s") if policy else 0)
+    found = await case_rows.opened_on(connection, day, *FREEZING)
+    for kind in FREEZING:
+        cards = [bytes.fromhex(row["subject"].partition("/")[0]) for row in found if row["kind"] == kind]
+        await rows.freeze(connection, cards, kind, at, published_at)
+
+
+async def _fees(connection: Connection, day: date, policies: Policies) -> tuple[tuple[Fee, ...], list[Leg]]:
+    bases: dict[tuple[str, str], int] = {}
+    for movement in await read_movements(connection, day):
+        if movement.account.startswith("payable:"):
+            key = movement.ledger, movement.account
+            bases[key] = bases.get(key, 0) + movement.net_fen
+    earned = tuple(fees(day, [(*key, base_fen) for key, base_fen in bases.items()], policies))
+    legs: list[Leg] = []
+    for fee in earned:
+        if fee.fee_fen:
+            for account, amount_fen in (
+                (accounts.payable(fee.operator), fee.fee_fen),
+                (accounts.fee(fee.operator), -fee.fee_fen),
+            ):
+                legs.append(
+                    (fee.sector, account, accounts.class_of(account), "fee", fee.version, day, 0, amount_fen, None)
+                )
+    return earned, legs
+
+
+def _tariff(row: StoredRow, policies: Policies) -> tuple[object, ...]:
+    key = tuple(row)
+    fare = rate(Ride(*key), policies)
+    return (*key, fare.full_fen, fare.due_fen, fare.version)
+
+
+def _step(row: StoredRow) -> Step:
+    doubts = tuple(Doubt(*pair) for pair in zip(row["doubts"] or (), row["doubt_fens"] or (), strict=True))
+    return Step(**{name: row[name] for name in _STEP_COLUMNS}, doubts=doubts)
+
+
+_STEP_COLUMNS = [name for name in Step.__dataclass_fields__ if name != "doubts"]
+
+
+def _gap_findings(judged: Iterable[tuple[Step, Evidence]]) -> Iterable[Finding]:
+    for _, evidence in judged:
+        if evidence.kind:
+            owner = OWNERS.get(evidence.kind, accounts.ISSUER)
+            yield evidence.kind, evidence.subject, evidence.amount_fen, owner, "{}", None
+
+
+def _load_findings(loads: Iterable[StoredRow], day: date, calendar: Calendar) -> Iterable[Finding]:
+    for load in loads:
+        # A load that this very close decided is on record even when it was authorised after the cut-off.
+        if calendar.business_date(load["authorised_at"]) <= day or load["settled_on"] == day:
+            subject = f"{load['card'].hex()}/{load['purse']}/{load['counter']}"
+            resolution = load["state"] if load["state"] in ("committed", "reversed") else None
+            detail = json.dumps({"load_id": load["load_id"], "channel": load["channel"]})
+            yield "load-in-doubt", subject, load["amount_fen"], accounts.ISSUER, detail, resolution
+
+
+def _gap_targets(judged: Iterable[tuple[Step, Evidence]]) -> Iterable[Target]:
+    for step, evidence in judged:
+        if evidence.gap_fen:
+            for account, sign in ((accounts.float_account(step.purse), 1), (accounts.unsettled(step.purse), -1)):
+                amount_fen = sign * evidence.gap_fen
+                yield "gap", 1, step.reference, step.proof_key, accounts.PURSE, account, step.origin_date, amount_fen
+
+
+def _load_targets(loads: Iterable[StoredRow], calendar: Calendar) -> Iterable[Target]:
+    for load in loads:
+        if load["state"] == "committed":
+            origin = calendar.business_date(load["authorised_at"])
+            for account, sign in ((accounts.cash(load["channel"]), 1), (accounts.float_account(load["purse"]), -1)):
+                yield "load", 1, load["load_id"], None, accounts.PURSE, account, origin, sign * load["amount_fen"]
+
+
+def _leg(row: StoredRow) -> Leg:
+    keys: Sequence[bytes] = row["proof_keys"]
+    return (
+        row["ledger"], row["account"], accounts.class_of(row["account"]), row["rule"], row["version"], row["origin_date"],
+        len(keys), row["fen"], merkle_root(keys) if keys else None,
+    )  # fmt: skip

@@ -1,0 +1,109 @@
+"""The books prove themselves: every invariant recomputed from the facts, none taken from an aggregate (rules 10-22)."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from clearing.close.command import examine, put_targets
+from clearing.close.gaps import Evidence, Step
+from clearing.rating.reading import calendar_of, read_policies
+from clearing.settlement.netting import net
+from clearing.settlement.reading import read_movements
+from clearing.store import books as book_rows
+from clearing.store import cases as case_rows
+from clearing.store import close as close_rows
+from clearing.store import verify as rows
+from clearing.store.types import Connection, Pool, StoredRow
+from keys.proof import merkle_root
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One invariant: how many things were examined, and in words what is wrong with some of them."""
+
+    name: str
+    ok: bool
+    checked: int
+    detail: str = ""
+
+
+AGAIN = {
+    "subsidy": "C4 subsidy is full fare less charge",
+    "gap": "R6 gaps follow from the cards' own counters",
+    "fork": "rule 4 forks are suspended and borne by the issuer",
+    "load": "rule 17 loads are posted by proof or evidence",
+}
+
+
+async def verify(pool: Pool) -> list[Check]:
+    """Every check, in one reading transaction that leaves nothing behind. Raises RefusedError('no-cut-off') on an empty registry.
+
+    What came in after the last close is held against intake's postings, but not against the close's: that is still to come.
+    """
+    async with pool.acquire() as connection:
+        transaction = connection.transaction(isolation="repeatable_read")
+        await transaction.start()
+        try:
+            return await _verify(connection)
+        finally:
+            await transaction.rollback()
+
+
+async def _verify(connection: Connection) -> list[Check]:
+    policies = await read_policies(connection)
+    judged = await examine(connection, policies)
+    # A card's class may have changed since; whether a fare was in doubt is what the case file says.
+    await connection.execute(case_rows.FINDING)
+    await put_targets(connection, judged, await close_rows.unproven_loads(connection), calendar_of(policies))
+    await rows.lay_out(connection)
+    checks = [_check(name, await rows.examine(connection, text)) for name, text in rows.CHECKS.items()]
+    checks += [_check(AGAIN[rule], await rows.examine(connection, text)) for rule, text in rows.AGAIN.items()]
+    checks.append(_check("F3 loads − spends = value on the card", await rows.examine(connection, rows.SHADOW)))
+    checks.append(await _cases(connection, judged))
+    checks.append(await _nets(connection))
+    checks.append(_roots("rule 21 Merkle roots of intake", await rows.intake_leaves(connection)))
+    checks.append(_roots("rule 21 Merkle roots of closes", await rows.close_leaves(connection)))
+    return sorted(checks, key=lambda check: check.name)
+
+
+def _check(name: str, found: StoredRow) -> Check:
+    examples: Sequence[str] = found["examples"]
+    detail = f"{found['wrong']} wrong: {'; '.join(examples)}" if found["wrong"] else ""
+    return Check(name, not found["wrong"], found["checked"], detail)
+
+
+def _told(name: str, checked: int, wrong: Sequence[str]) -> Check:
+    return Check(name, not wrong, checked, f"{len(wrong)} wrong: {'; '.join(wrong[:3])}" if wrong else "")
+
+
+async def _cases(connection: Connection, judged: Iterable[tuple[Step, Evidence]]) -> Check:
+    known, unseen = await rows.standing_cases(connection), await rows.unseen_cards(connection)
+    due = [
+        (evidence.kind, evidence.subject) for step, evidence in judged if evidence.kind and step.card not in unseen
+    ]
+    return _told(
+        "R6 what does not match is a case", len(due), [f"{kind} {subject}" for kind, subject in due if (kind, subject) not in known]
+    )
+
+
+async def _nets(connection: Connection) -> Check:
+    checked, wrong = 0, []
+    for day in await book_rows.closed_dates(connection):
+        stored = {(row["class"], row["party"]): row["net_fen"] for row in await book_rows.net_positions(connection, day)}
+        again = {(one.class_, one.party): one.net_fen for one in net(await read_movements(connection, day))}
+        checked += len(stored)
+        wrong += [f"{day} {' '.join(key)}" for key in sorted(stored.keys() | again.keys()) if stored.get(key) != again.get(key)]
+    return _told("C2 nets are what was posted", checked, wrong)
+
+
+def _roots(name: str, postings: Iterable[StoredRow]) -> Check:
+    # The legs of one entry share their records, and so their root.
+    roots: dict[tuple[bytes, ...], bytes] = {}
+    checked, wrong = 0, []
+    for posting in postings:
+        checked += 1
+        leaves = tuple(posting["leaves"])
+        if leaves not in roots:
+            roots[leaves] = merkle_root(leaves)
+        if posting["merkle_root"] != (roots[leaves] if leaves else None):
+            wrong.append(f"posting {posting['posting_id']} of {len(leaves)} records")
+    return _told(name, checked, wrong)

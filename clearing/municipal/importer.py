@@ -1,0 +1,179 @@
+"""Import a file of municipal taps: stream it, count each row once, post its rides (docs/ledger.md names the states and files)."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from cardcore.errors import RefusedError
+from clearing.clock import Clock
+from clearing.ledger import accounts
+from clearing.municipal.encoding import digest_of, encoding_of, lines_of, text_of
+from clearing.municipal.rows import SCHEME, Layout, Tap
+from clearing.rating.policies import Policies
+from clearing.rating.reading import calendar_of, read_policies
+from clearing.registry.dates import Calendar, date_of, instant_of
+from clearing.store import municipal as rows
+from clearing.store.close import hold_open_day
+from clearing.store.types import Connection, Pool, StoredRow
+from keys.proof import merkle_root
+
+CHUNK = 20_000
+TRANSIT = "transit"
+_WALL_EPOCH = datetime(2000, 1, 1)  # noqa: DTZ001 - a wall clock has no zone
+_MICROSECOND = np.timedelta64(1, "us")
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorFigures:
+    """Rides of an operator in the file; amounts in fen, discount = full fare − charged."""
+
+    operator: int
+    name: str
+    rides: int
+    full_fare_fen: int
+    charged_fen: int
+
+    @property
+    def discount_fen(self) -> int:
+        return self.full_fare_fen - self.charged_fen
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What became of a file's lines: lines = accepted + quarantined + duplicates. `registered` are new companies."""
+
+    file: bytes
+    lines: int = 0
+    accepted: int = 0
+    rides: int = 0
+    duplicates: int = 0
+    quarantined: Counter[str] = field(default_factory=Counter)
+    registered: tuple[str, ...] = ()
+    unknown: Counter[str] = field(default_factory=Counter)
+    operators: list[OperatorFigures] = field(default_factory=list)
+
+
+async def import_taps(pool: Pool, path: Path, clock: Clock, *, register_companies: bool = False) -> ImportReport:
+    """Import one file in one transaction, which a failure or cancellation undoes whole; memory does not grow with the file.
+
+    Rows that are stored already, from this file or another, count as duplicates, so that importing twice changes nothing.
+    A company that the `source` policy does not name is registered when `register_companies`, else its rows are kept with the
+    reason `unknown-company`. Raises RefusedError('no-source' | 'no-cut-off' | 'no-open-day'); OSError when the file cannot be read.
+    """
+    encoding = encoding_of(path)
+    digest = digest_of(path)
+    async with pool.acquire() as connection, connection.transaction():
+        open_day = await hold_open_day(connection)
+        if open_day is None:
+            raise RefusedError("no-open-day", "No business date is open, so nothing can be posted. Take a registry file first.")
+        report = ImportReport(digest)
+        await rows.begin(connection, digest, SCHEME, path.name, clock.now())
+        policies = await read_policies(connection)
+        desk = _Desk(connection, calendar_of(policies), _companies(policies, open_day, register_companies), open_day, clock.now())
+        taps = _taps(path, encoding)
+        while chunk := list(islice(taps, CHUNK)):
+            if register_companies:
+                await desk.register({tap.company for tap in chunk if not tap.code})
+            await desk.take(chunk, report)
+        await rows.finish(connection, digest, report.lines)
+        report.registered = tuple(desk.registered)
+        names = {operator: company for company, operator in desk.companies.items()}
+        report.operators = [
+            OperatorFigures(row["operator"], names.get(row["operator"], row["name"]), row["rides"], row["full_fen"], row["charged_fen"])
+            for row in await rows.figures(connection, digest)
+        ]
+        return report
+
+
+def _taps(path: Path, encoding: str) -> Iterator[Tap]:
+    lines = (text_of(line, encoding) for line in lines_of(path))
+    first = next(lines, None)
+    if first is not None:
+        layout = Layout(first)
+        if not layout.has_header:
+            yield layout.read(1, first)
+        yield from (layout.read(number, line) for number, line in enumerate(lines, 2))
+
+
+def _companies(policies: Policies, on: date, register: bool) -> dict[str, int]:
+    policy = policies.find("source", on, SCHEME)
+    if policy is None:
+        if register:
+            return {}
+        raise RefusedError(
+            "no-source",
+            f"No `source` policy with the scope `{SCHEME}` is in force on {on}, so nobody vouches for rows without cryptograms. "
+            "Nothing was imported. Take a registry file with that policy, or let --register-companies make it.",
+        )
+    named = policy.value.get("operators")
+    return {str(name): int(party) for name, party in named.items()} if isinstance(named, dict) else {}
+
+
+class _Desk:
+    """Takes chunks of taps into the store, within the importer's transaction."""
+
+    def __init__(self, connection: Connection, calendar: Calendar, companies: dict[str, int], open_day: date,
+                 at: datetime) -> None:  # fmt: skip
+        self._connection, self._calendar, self._open_day, self._at = connection, calendar, open_day, at
+        self.companies = companies
+        self.registered: list[str] = []
+
+    async def register(self, names: set[str]) -> None:
+        """Parties for companies that the policy does not name, and a version of the policy that does."""
+        new = sorted(names - set(self.companies))
+        if new:
+            self.companies |= await rows.register_companies(self._connection, new)
+            self.registered += new
+            value = json.dumps({"cryptogram": False, "operators": self.companies}, ensure_ascii=False)
+            await rows.put_source_policy(self._connection, SCHEME, self._open_day, value)
+
+    async def take(self, chunk: Sequence[Tap], report: ImportReport) -> None:
+        """Store what is new of a chunk, post its rides in a journal of their own, and count."""
+        journal = await rows.next_journal(self._connection)
+        records = [self._record(tap, *when) for tap, when in zip(chunk, self._instants(chunk), strict=True)]
+        fresh = await rows.store_rows(self._connection, report.file, journal, records)
+        report.lines += len(chunk)
+        report.duplicates += len(chunk) - sum(row["count"] for row in fresh)
+        for row in fresh:
+            if row["state"] == "accepted":
+                report.accepted += row["count"]
+                report.rides += row["rides"]
+            else:
+                report.quarantined[row["code"]] += row["count"]
+        report.unknown.update(tap.company for tap in chunk if not tap.code and tap.company not in self.companies)
+        postings = [posting for row in await rows.rides_of(self._connection, journal) for posting in _legs(row)]
+        if postings:
+            await rows.post(self._connection, journal, report.file.hex(), self._at, postings)
+
+    def _instants(self, chunk: Sequence[Tap]) -> Iterator[tuple[datetime | None, date | None]]:
+        """Instant and our own business date of each tap."""
+        known = [at for at, tap in enumerate(chunk) if tap.moment is not None]
+        walls = np.array([chunk[at].moment for at in known], "datetime64[us]") - np.datetime64(_WALL_EPOCH, "us")
+        instants, days = self._calendar.resolve((walls // _MICROSECOND).astype(np.int64))
+        found = {at: (instant_of(instant).astimezone(UTC), date_of(day)) for at, instant, day in zip(known, instants, days, strict=True)}
+        return (found.get(at, (None, None)) for at in range(len(chunk)))
+
+    def _record(self, tap: Tap, instant: datetime | None, origin: date | None) -> tuple[object, ...]:
+        operator = self.companies.get(tap.company)
+        code = tap.code or ("" if operator is not None else "unknown-company")
+        post_date = None if code or tap.close_date is None else max(tap.close_date, self._open_day)
+        return (
+            tap.card, tap.key, SCHEME, "quarantined" if code else "accepted", code, operator, tap.ride, tap.full_fare_fen,
+            tap.charged_fen, instant, tap.close_date, tap.text, tap.line, origin, post_date,
+        )  # fmt: skip
+
+
+def _legs(row: StoredRow) -> Iterator[tuple[object, ...]]:
+    """The entry of an operator's charged rides of one chunk: a claim on the source, owed to the operator."""
+    root = merkle_root(row["row_keys"])
+    for account, sign in ((accounts.source(SCHEME), 1), (accounts.payable(row["operator"]), -1)):
+        yield (
+            TRANSIT, account, accounts.class_of(account), row["post_date"], row["close_date"], row["count"],
+            sign * row["charged_fen"], root,
+        )  # fmt: skip

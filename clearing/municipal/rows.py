@@ -1,0 +1,160 @@
+"""One line of a tap file: normalised, identified, and judged. Nothing that a line holds raises, and no line is lost."""
+
+import csv
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from enum import StrEnum
+
+from keys.proof import sm3
+
+SCHEME = "municipal-taps"
+COLUMNS = (
+    "deal_date", "close_date", "card_no", "deal_value", "deal_type", "company_name", "car_no", "station", "conn_mark",
+    "deal_money", "equ_no",
+)  # fmt: skip
+NEEDED = ("deal_date", "close_date", "card_no", "deal_value", "deal_type", "company_name", "deal_money")
+# What sources write where they know nothing.
+NOTHING = frozenset({"", "-", "--", "—", "null", "NULL", "None", "\\N"})
+MOST_FEN = 2**31 - 1
+_SPACES = str.maketrans({"\u3000": " ", "\u00a0": " ", "\ufeff": " ", "\t": " ", "\0": "\ufffd"})
+_AMOUNT = re.compile(r"\d{1,10}(?:\.0*)?", re.ASCII)
+_MOMENT = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[ T](\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d+)?)?)?", re.ASCII)
+
+
+class TapType(StrEnum):
+    """`deal_type` of the source."""
+
+    BUS = "巴士"
+    METRO_IN = "地铁入站"
+    METRO_OUT = "地铁出站"
+
+
+RIDES = (TapType.BUS, TapType.METRO_OUT)
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """A judged line; `code` is empty when it is accepted. Amounts in fen; `moment` is the device's wall clock, without a zone.
+
+    What could not be read is None. `text` is the normalised line, whose SM3 is `key` (32 bytes); `card` has 10 bytes.
+    """
+
+    line: int
+    card: bytes
+    key: bytes
+    text: str
+    code: str
+    ride: bool
+    company: str
+    full_fare_fen: int | None
+    charged_fen: int | None
+    moment: datetime | None
+    close_date: date | None
+
+
+class Layout:
+    """Where each column stands, by the header of the file; without a header the columns stand as in `COLUMNS`."""
+
+    def __init__(self, first_line: str) -> None:
+        names = [name.casefold() for name in split(first_line)]
+        self.has_header = any(name in COLUMNS for name in names)
+        self._names = names if self.has_header else list(COLUMNS)
+
+    def read(self, number: int, line: str) -> Tap:
+        """Judge one line; `number` counts from 1."""
+        cells = split(line)
+        fields = dict.fromkeys(COLUMNS, "")
+        extra: list[tuple[str, str]] = []
+        for at, cell in enumerate(cells):
+            name = self._names[at] if at < len(self._names) else f"+{at}"
+            if fields.get(name) == "":
+                fields[name] = cell
+            elif cell:
+                extra.append((name, cell))
+        text = json.dumps([*fields.values(), *sorted(extra)], ensure_ascii=False, separators=(",", ":"))
+        return _judge(number, fields, text, "columns" if len(cells) > len(self._names) else "")
+
+
+def split(line: str) -> list[str]:
+    """The cells of a line, stripped, with every kind of space as a plain one. Quotes end with the line: they swallow no other."""
+    line = line.translate(_SPACES)
+    if '"' not in line:
+        return [cell.strip() for cell in line.split(",")]
+    try:
+        return [cell.strip() for cell in next(csv.reader([line]), [])]
+    except csv.Error:
+        return [cell.strip() for cell in line.split(",")]
+
+
+def card_id(masked: str) -> bytes:
+    """The card of a source's own numbering: F1 and 9 bytes of SM3 over scheme and masked text; no serial of ours begins so."""
+    return b"\xf1" + sm3(SCHEME.encode() + b"\0" + masked.encode("utf-8", "surrogatepass"))[:9]
+
+
+def _judge(number: int, fields: dict[str, str], text: str, flaw: str) -> Tap:
+    moment = _moment(fields["deal_date"])
+    closed = _moment(fields["close_date"])
+    full_fare_fen, charged_fen = _amount(fields["deal_value"]), _amount(fields["deal_money"])
+    tap_type = _tap_type(fields["deal_type"])
+    code = flaw or _flaw(fields, moment, closed, (full_fare_fen, charged_fen), tap_type)
+    return Tap(
+        line=number,
+        card=card_id(fields["card_no"]),
+        key=sm3(text.encode("utf-8", "surrogatepass")),
+        text=text,
+        code=code,
+        ride=tap_type in RIDES,
+        company=fields["company_name"],
+        full_fare_fen=full_fare_fen,
+        charged_fen=charged_fen,
+        moment=moment,
+        close_date=closed.date() if closed else None,
+    )
+
+
+def _flaw(fields: dict[str, str], moment: datetime | None, closed: datetime | None, amounts: Sequence[int | None],
+          tap_type: TapType | None) -> str:  # fmt: skip
+    """The first reason why a line is kept but not counted."""
+    if any(fields[name] in NOTHING for name in NEEDED):
+        return "missing-field"
+    if fields["station"] in NOTHING and fields["car_no"] in NOTHING:
+        return "missing-place"
+    full_fare_fen, charged_fen = amounts
+    reasons = (
+        ("bad-type", tap_type is None),
+        ("bad-time", moment is None),
+        ("bad-close-date", closed is None),
+        ("bad-amount", full_fare_fen is None or charged_fen is None or charged_fen > full_fare_fen),
+        ("charged-entry", tap_type is TapType.METRO_IN and charged_fen != 0),
+    )
+    return next((code for code, holds in reasons if holds), "")
+
+
+def _tap_type(text: str) -> TapType | None:
+    try:
+        return TapType(text.replace(" ", ""))
+    except ValueError:
+        return None
+
+
+def _amount(text: str) -> int | None:
+    """Fen; `200.0` is 200, `200.5` and `-200` are none."""
+    text = unicodedata.normalize("NFKC", text)
+    if not _AMOUNT.fullmatch(text):
+        return None
+    fen = int(text.partition(".")[0])
+    return fen if fen <= MOST_FEN else None
+
+
+def _moment(text: str) -> datetime | None:
+    found = _MOMENT.fullmatch(unicodedata.normalize("NFKC", text))
+    if not found:
+        return None
+    try:
+        return datetime(*(int(part or 0) for part in found.groups()))  # type: ignore[arg-type] # noqa: DTZ001 - a wall clock
+    except ValueError:
+        return None

@@ -1,0 +1,81 @@
+"""Taking a registry document into the store, all of it or nothing."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from cardcore.errors import FormatError
+from clearing.registry.document import DeclaredTotal, PolicyRow, RegistryDocument, Row
+from clearing.store import registry as rows
+from clearing.store.types import Connection
+
+
+async def take(connection: Connection, document: RegistryDocument) -> dict[str, int]:
+    """Store the document in one transaction; the number of new or changed rows by kind. The same document again gives zeros.
+
+    Raises FormatError when a row names a party or issuer that nobody knows, when a policy of the same name, scope and `from`
+    (or version) says something else, or when terminals come without a `cut-off` policy. Then, and when cancelled before it
+    returns, nothing was changed.
+    """
+    async with connection.transaction():
+        await _check_references(connection, document)
+        changed = {
+            "issuers": await rows.upsert(connection, "issuer", _plain(document.issuers)),
+            "parties": await rows.upsert(connection, "party", _plain(document.parties)),
+            "terminals": await rows.upsert(connection, "terminal", _plain(document.terminals)),
+            "psams": await rows.upsert(connection, "psam", _plain(document.psams)),
+            "policies": await _take_policies(connection, document.policies),
+            "cards": await rows.upsert(connection, "card", _plain(document.cards)),
+        }
+        if document.terminals and not any(row["name"] == "cut-off" for row in await rows.read_policies(connection)):
+            raise FormatError("Terminals need a `cut-off` policy, scope `*`. Nothing was changed. Add it to the document.")
+        return changed
+
+
+async def declare(connection: Connection, totals: Sequence[DeclaredTotal]) -> int:
+    """Store operators' totals, a later one of the same operator, sector and date replacing an earlier; how many changed."""
+    async with connection.transaction():
+        known = {row["id"] for row in (await rows.read_parties(connection))["party"]}
+        if strangers := {total.operator for total in totals} - known:
+            raise FormatError(f"Operator {min(strangers)} is not in the registry. Nothing was changed.")
+        return await rows.upsert(connection, "declared_total", _plain(totals))
+
+
+def _plain(documents: Sequence[Row]) -> list[dict[str, Any]]:
+    return [{name.rstrip("_"): value for name, value in dict(document).items()} for document in documents]
+
+
+async def _check_references(connection: Connection, document: RegistryDocument) -> None:
+    known = await rows.read_parties(connection)
+    parties = {row["id"] for row in known["party"]} | {party.id for party in document.parties}
+    issuers = {row["code"] for row in known["issuer"]} | {issuer.code for issuer in document.issuers}
+    for row in (*document.terminals, *document.psams):
+        if row.operator not in parties:
+            raise FormatError(f"Operator {row.operator} is no party of the registry. Nothing was changed. Add the party.")
+    for card in document.cards:
+        if card.issuer not in issuers:
+            raise FormatError(f"Issuer {card.issuer.hex()} of card {card.card.hex()} is unknown. Nothing was changed.")
+
+
+async def _take_policies(connection: Connection, policies: Sequence[PolicyRow]) -> int:
+    known = {
+        (row["name"], row["scope"], row["valid_from"]): (row["version"], row["basis"], json.loads(row["value"]))
+        for row in await rows.read_policies(connection)
+    }
+    versions = {(name, scope, version) for (name, scope, _), (version, _, _) in known.items()}
+    fresh = []
+    for policy in policies:
+        identity = (policy.name, policy.scope, policy.valid_from)
+        said = (policy.version, policy.basis, policy.value)
+        if known.get(identity) == said:
+            continue
+        if identity in known or (policy.name, policy.scope, policy.version) in versions:
+            raise FormatError(
+                f"Policy {policy.name} of scope {policy.scope} from {policy.valid_from}, version {policy.version}, is "
+                "already in the registry and says something else. Nothing was changed. A new version needs a new `from`."
+            )
+        known[identity] = said
+        versions.add((policy.name, policy.scope, policy.version))
+        fresh.append((*identity, policy.version, policy.basis, json.dumps(policy.value)))
+    await rows.insert_policies(connection, fresh)
+    return len(fresh)

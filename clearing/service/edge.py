@@ -1,0 +1,86 @@
+"""What every request passes through: host, content type, body limits and deadline, and one shape for every refusal."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+
+from cardcore.errors import FormatError, RefusedError
+from clearing.intake.frame import MOST_BYTES, too_large
+from clearing.problem import Problem, Retry, busy
+from clearing.store.connect import UNAVAILABLE
+
+BODY_DEADLINE_S = 30.0
+LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+_log = structlog.get_logger("clearing.service")
+Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Next) -> web.StreamResponse:
+    """Every refusal as an RFC 9457 document with `Onecard-Code`; what nobody foresaw is `busy`, and nothing of it leaks."""
+    try:
+        return await handler(request)
+    except Problem as problem:
+        return problem_response(problem)
+    except RefusedError as refusal:
+        return problem_response(Problem(422, refusal.code, Retry.NEVER, str(refusal)))
+    except FormatError as error:
+        return problem_response(Problem(400, "bad-schema", Retry.NEVER, str(error)))
+    except web.HTTPException as error:
+        return problem_response(Problem(error.status, _http_code(error), Retry.NEVER, error.reason))
+    except UNAVAILABLE as error:
+        _log.warning("database unavailable", path=request.path, error=repr(error))
+        return problem_response(busy("The database is away. What became of this request is unknown. Send it again."))
+    except Exception:
+        _log.exception("request failed", path=request.path)
+        return problem_response(busy("The service failed on this request. Send it again later.", 60))
+
+
+@web.middleware
+async def guards(request: web.Request, handler: Next) -> web.StreamResponse:
+    """Only our own names as Host (DNS rebinding), no content encodings (decompression bombs)."""
+    if (request.url.host or "") not in LOOPBACK_NAMES:
+        raise Problem(421, "host", Retry.NEVER, "This service answers only to the names of the loopback.")
+    if "Content-Encoding" in request.headers:
+        raise Problem(415, "media", Retry.NEVER, "Content encodings are not taken. Nothing was stored. Send plain bodies.")
+    return await handler(request)
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The body, at most 1 MiB, within 30 s: a dripping client is cut off. Raises Problem 413 or 408."""
+    if (request.content_length or 0) > MOST_BYTES:
+        raise too_large()
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_S):
+            return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise too_large() from None
+    except TimeoutError:
+        raise Problem(408, "slow", Retry.NOW, "The body did not come in time. Nothing was stored.") from None
+
+
+def problem_response(problem: Problem) -> web.Response:
+    """The document, with `Retry-After` where waiting helps; after a request whose body was not read the connection closes."""
+    document = {
+        "type": "about:blank",
+        "title": problem.code,
+        "status": problem.status,
+        "detail": str(problem),
+        "code": problem.code,
+        "retry": problem.retry.value,
+        "after_s": problem.after_s,
+        "seq": list(problem.seq),
+    }
+    headers = {"Onecard-Code": problem.code}
+    if problem.after_s is not None:
+        headers["Retry-After"] = str(problem.after_s)
+    response = web.json_response(document, status=problem.status, headers=headers, content_type="application/problem+json")
+    if problem.status in (408, 413, 415, 421):
+        response.force_close()
+    return response
+
+
+def _http_code(error: web.HTTPException) -> str:
+    return {404: "not-found", 405: "method", 413: "too-large"}.get(error.status, "http")

@@ -1,0 +1,204 @@
+"""What came of it: two auditors, the product's own invariants, report.json, the table at the end."""
+
+import json
+import time as stopwatch
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from clearing.ledger.books import Books
+from clearing.ledger.export import export
+try:
+    from clearing.verify import verify
+except ImportError:
+    async def verify(pool): return []
+from onecard.demo.stage import Stage
+from simulators import auditor_evidence, auditor_truth
+from simulators.city import Plan
+
+REPORT = "report.json"
+MOST_SHOWN = 20
+Nets = Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditorFigures:
+    """What one auditor found, over how many figures."""
+
+    differences: int
+    checked: int
+
+
+@dataclass(frozen=True, slots=True)
+class SectorFigures:
+    """One sector over both dates; fen, and the net per operator and class."""
+
+    debits: int
+    charged_fen: int
+    subsidy_fen: int
+    fees_fen: int
+    net: Nets
+
+
+@dataclass(frozen=True, slots=True)
+class CaseFigures:
+    """Cases found against the cases that the city's truth asks for."""
+
+    expected: int
+    found: int
+    missing: int
+    extra: int
+
+
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """One invariant that the product checked by itself."""
+
+    ok: bool
+    checked: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """report.json (docs/demo.md)."""
+
+    seed: int
+    debits: int
+    cards: int
+    books_digest: str
+    substance_digest: str
+    truth_digest: str
+    auditor_t: AuditorFigures
+    auditor_e: AuditorFigures
+    invariants: Mapping[str, Invariant]
+    faults: Mapping[str, int]
+    cases: CaseFigures
+    sectors: Mapping[str, SectorFigures]
+    rate_per_s: int
+    seconds: float
+
+    @property
+    def proven(self) -> bool:
+        """Both auditors and every invariant agree to the fen, and no case is missing or extra."""
+        auditors = self.auditor_t.differences == self.auditor_e.differences == 0
+        cases = self.cases.missing == self.cases.extra == 0
+        return auditors and cases and all(check.ok for check in self.invariants.values())
+
+
+async def judge(
+    stage: Stage, city: Plan, records: int, upload_s: float, truth_digest: str, started: float
+) -> Report:
+    """Export the books, let both auditors and the product's own checks judge them, write report.json."""
+    books = await export(stage.pool, stage.out)
+    sectors = _sectors(stage.out, books)
+    checks = await verify(stage.pool)
+    for check in checks:
+        if not check.ok:
+            Console(stderr=True).print(f"[red]invariant {check.name}[/]: {check.detail}", highlight=False)
+    write_sectors = {name: asdict(figures) for name, figures in sectors.items()}
+    (stage.out / REPORT).write_text(json.dumps({"sectors": write_sectors}, indent=1), encoding="utf-8")
+    truth = _audited("T", auditor_truth.audit(stage.out))
+    evidence = _audited("E", auditor_evidence.audit(stage.out))
+    return Report(
+        seed=city.seed,
+        debits=sum(figures.debits for name, figures in sectors.items()),
+        cards=len(city.cards),
+        books_digest=books.books_digest,
+        substance_digest=books.substance_digest,
+        truth_digest=truth_digest,
+        auditor_t=truth,
+        auditor_e=evidence,
+        invariants={check.name: Invariant(check.ok, check.checked) for check in checks},
+        faults=dict(sorted(Counter(fault.name for fault in city.faults).items())),
+        cases=_cases(stage.out),
+        sectors=sectors,
+        rate_per_s=round(records / upload_s) if upload_s else 0,
+        seconds=round(stopwatch.monotonic() - started, 1),
+    )
+
+
+def write(report: Report, out: Path) -> None:
+    """report.json; the same figures are in the table at the end."""
+    (out / REPORT).write_text(json.dumps(asdict(report), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _audited(name: str, audit: auditor_truth.Audit | auditor_evidence.Audit) -> AuditorFigures:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for line in audit.differences[:MOST_SHOWN]:
+        console.print(f"auditor {name}: {line}", markup=False)
+    if len(audit.differences) > MOST_SHOWN:
+        console.print(f"auditor {name}: and {len(audit.differences) - MOST_SHOWN} more (onecard sim audit DIR prints all)")
+    return AuditorFigures(len(audit.differences), audit.checked)
+
+
+def _cases(out: Path) -> CaseFigures:
+    truth = (json.loads(line) for line in (out / "truth.jsonl").read_text(encoding="utf-8").splitlines())
+    expected = {(line["kind"], line["subject"]) for line in truth if line["type"] == "case"}
+    lines = (out / "cases.jsonl").read_text(encoding="utf-8").splitlines()
+    found = {(line["kind"], line["subject"]) for line in map(json.loads, lines)}
+    return CaseFigures(len(expected), len(found), len(expected - found), len(found - expected))
+
+
+def _sectors(out: Path, books: Books) -> dict[str, SectorFigures]:
+    """Per sector from the statements and the books: statements give counts and nets, the books subsidies and fees."""
+    counts: Counter[str] = Counter()
+    nets: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for path in sorted((out / "statements").glob("*/*.json")):
+        if path.stem == "net":
+            continue
+        document = json.loads(path.read_text(encoding="utf-8"))
+        for line in document["lines"]:
+            nets[line["sector"]][str(document["operator"])][line["class"]] += line["net_fen"]
+            counts[line["sector"]] += line["count"] if line["class"] != "treasury subsidy" else 0
+    charged: Counter[str] = Counter()
+    subsidy: Counter[str] = Counter()
+    fees: Counter[str] = Counter()
+    for line in books.lines:
+        rule = line.rule.partition("@")[0]
+        if rule in ("debit", "act"):
+            charged[line.ledger] += line.debit_fen
+        elif rule == "subsidy" and line.account == "subsidy":
+            subsidy[line.ledger] += line.debit_fen - line.credit_fen
+        elif rule == "fee" and line.account.startswith("fee:"):
+            fees[line.ledger] += line.credit_fen - line.debit_fen
+    return {
+        name: SectorFigures(
+            counts[name],
+            charged[name],
+            subsidy[name],
+            fees[name],
+            {operator: dict(sorted(classes.items())) for operator, classes in sorted(nets[name].items())},
+        )
+        for name in ("transit", "social", "smallpay", "utility", "medical")
+    }
+
+
+def show(report: Report, console: Console) -> None:
+    """The short table at the end."""
+    table = Table("sector", "operator", "debits", "charged ¥", "subsidy ¥", "fees ¥", "net ¥ by class")
+    for name, sector in report.sectors.items():
+        table.add_row(f"[bold]{name}[/]", "", f"{sector.debits:,}", *map(_yuan, (sector.charged_fen, sector.subsidy_fen, sector.fees_fen)))
+        for operator, classes in sector.net.items():
+            nets = ", ".join(f"{name} {_yuan(fen)}" for name, fen in classes.items() if fen)
+            table.add_row("", operator, "", "", "", "", nets)
+    console.print(table)
+    well = sum(check.ok for check in report.invariants.values())
+    console.print(
+        f"cases       {report.cases.found} found, {report.cases.expected} expected from {sum(report.faults.values())} injected"
+        f" faults of {len(report.faults)} kinds; missing {report.cases.missing}, extra {report.cases.extra}\n"
+        f"invariants  {well} of {len(report.invariants)} hold\n"
+        f"auditor T   {report.auditor_t.differences} differences in {report.auditor_t.checked:,} figures\n"
+        f"auditor E   {report.auditor_e.differences} differences in {report.auditor_e.checked:,} figures\n"
+        f"ingest      {report.rate_per_s:,} records verified and posted per second\n"
+        f"books       {report.books_digest}\n"
+        f"{'PROVEN' if report.proven else 'NOT PROVEN'} in {report.seconds:g} s"
+    )
+
+
+def _yuan(fen: int) -> str:
+    sign, fen = ("-", -fen) if fen < 0 else ("", fen)
+    return f"{sign}{fen // 100:,}.{fen % 100:02d}"

@@ -1,0 +1,149 @@
+"""The moves that docs/ledger.md asks for, fen by fen."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import NamedTuple
+
+from simulators.city.arrivals import sealed
+from simulators.city.facts import Sent, Tap
+from simulators.city.parties import FEE_BPS
+from simulators.city.records import Kind
+
+
+class Line(NamedTuple):
+    """One account's postings of a date under one rule."""
+
+    date: date
+    ledger: str
+    account: str
+    rule: str
+
+
+class Books:
+    """Gross sums, debit and credit, per line."""
+
+    def __init__(self) -> None:
+        self.lines: dict[Line, list[int]] = defaultdict(lambda: [0, 0])
+        self._subsidised: dict[Sent, int] = {}
+        self._forked: set[int] = set()
+        self._gaps: dict[str, tuple[int, int]] = {}
+
+    def post(self, day: date, rule: str, ledger: str, debit: str, credit: str, fen: int) -> None:
+        """`fen` from one account to another; a negative amount goes the other way."""
+        if fen < 0:
+            debit, credit, fen = credit, debit, -fen
+        if fen:
+            self.lines[Line(day, ledger, debit, rule)][0] += fen
+            self.lines[Line(day, ledger, credit, rule)][1] += fen
+
+    def intake(self, sent: Sent, day: date) -> None:
+        """What a record posts when it arrives; `day` is its post date."""
+        tap, fen = sent.tap, sent.tap.amount_fen
+        if sent.kind is Kind.LOAD:
+            if sent.state == "accepted":
+                self.load(day, tap)
+        elif sent.kind is Kind.ACT:
+            if sent.state == "accepted":
+                for payer, part in tap.split.items():
+                    self.post(day, "act@1", tap.device.sector, payer, f"{payer}_payable:{tap.device.operator}", part)
+        elif sent.state == "pending_issuer":
+            device, issuer = tap.device, tap.card.issuer
+            self.post(
+                day, "debit@1", device.sector, f"pending_receivable:{issuer}", f"pending_payable:{device.operator}", fen
+            )
+        elif sent.proven:
+            device = tap.device
+            side = "payable" if sent.state == "accepted" else "suspense"
+            self.post(day, "debit@1", "purse", f"float:{tap.purse}", f"due:{device.sector}", fen)
+            self.post(day, "debit@1", device.sector, "due:purse", f"{side}:{device.operator}", fen)
+
+    def load(self, day: date, tap: Tap) -> None:
+        """An accepted load, or one in doubt that the card's evidence has committed."""
+        self.post(day, "load@1", "purse", f"cash:{tap.channel}", f"float:{tap.purse}", tap.amount_fen)
+
+    def subsidies(self, day: date, known: Sequence[Sent]) -> None:
+        """The difference between full and charged fare, of what is accepted and sealed now."""
+        for sent in known:
+            tap = sent.tap
+            due = 0
+            if (
+                tap.device.sector == "transit"
+                and sent.final == "accepted"
+                and sealed(sent)
+                and sent.kind in (Kind.DEBIT, Kind.EXIT)
+            ):
+                due = tap.full_fare_fen - tap.amount_fen
+            if due != self._subsidised.get(sent, 0):
+                change = due - self._subsidised.get(sent, 0)
+                self.post(day, "subsidy@1", "transit", "subsidy", f"subsidy_payable:{tap.device.operator}", change)
+                self._subsidised[sent] = due
+
+    def forks(self, day: date, forks: Mapping[str, list[Sent]]) -> None:
+        """Every payable of a fork to suspense; all floats but the smallest member's back, as a fraud receivable."""
+        for members in forks.values():
+            members.sort(key=lambda s: (s.at, s.witness.psam, s.tap.terminal_transaction))
+            for nth, sent in enumerate(members):
+                if id(sent) in self._forked:
+                    continue
+                self._forked.add(id(sent))
+                device, fen = sent.tap.device, sent.tap.amount_fen
+                if sent.state == "accepted":
+                    self.post(
+                        day, "fork@1", device.sector, f"payable:{device.operator}", f"suspense:{device.operator}", fen
+                    )
+                if nth:
+                    self.post(day, "fork@1", "purse", "fraud", f"float:{sent.tap.purse}", fen)
+
+    def gaps(self, day: date, gaps: Mapping[str, tuple[int, int]]) -> None:
+        """Opens the gaps that are new and releases those that a late record has filled: subject → (purse, fen)."""
+        for subject in sorted(gaps.keys() | self._gaps.keys()):
+            purse, fen = gaps.get(subject) or (self._gaps[subject][0], 0)
+            self.post(
+                day, "gap@1", "purse", f"float:{purse}", f"unsettled:{purse}", fen - self._gaps.get(subject, (0, 0))[1]
+            )
+        self._gaps = dict(gaps)
+
+
+def fees(books: Books, day: date) -> None:
+    """One fee per sector and operator on what the date posted to its payable, half a fen up."""
+    bases: dict[tuple[str, str], int] = defaultdict(int)
+    for line, (debit, credit) in books.lines.items():
+        if line.date == day and line.account.startswith("payable:"):
+            bases[line.ledger, line.account.removeprefix("payable:")] += credit - debit
+    for (ledger, operator), base in bases.items():
+        if base > 0:
+            fen = (base * FEE_BPS.get(operator, FEE_BPS["*"]) * 2 + 10000) // 20000
+            books.post(day, "fee@1", ledger, f"payable:{operator}", f"fee:{operator}", fen)
+
+
+CLASSES = {
+    "payable": "stored value",
+    "subsidy_payable": "treasury subsidy",
+    "fund_payable": "insurance fund",
+    "account_payable": "personal medical account",
+}
+COUNTERS = {
+    "stored value": "issuer",
+    "treasury subsidy": "treasury",
+    "insurance fund": "fund",
+    "personal medical account": "account",
+}
+
+
+def nets(books: Books) -> dict[tuple[date, str, str], int]:
+    """(date, class, party) → fen that the party gets; every class of a date sums to zero."""
+    found: dict[tuple[date, str, str], int] = defaultdict(int)
+    for line, (debit, credit) in books.lines.items():
+        account, _, party = line.account.partition(":")
+        if account == "fee":
+            net_class, party = "stored value", "clearing"
+        elif account in CLASSES:
+            net_class = CLASSES[account]
+        else:
+            continue
+        found[line.date, net_class, party] += credit - debit
+        found[line.date, net_class, COUNTERS[net_class]] -= credit - debit
+    return {key: fen for key, fen in found.items() if fen}

@@ -1,0 +1,150 @@
+"""The books prove themselves, and a hand that alters them is caught by a check that has a name."""
+
+import asyncpg
+import pytest
+
+from clearing.ledger.verify import verify
+from tests.clearing_side import METRO, SHOP, ClearingSide, at, card, clearing_side, resealed
+
+A, B, E = card(1), card(2), card(4)
+
+
+async def busy_day(house: ClearingSide) -> None:
+    """Loads, subsidised rides, a gap, a fork, an evidence load, a late record, a suspended one; two dates closed, one open."""
+    await house.load(A, 0, 1000, 0, at("03-02 07:00"))
+    await house.tap(A, 0, 200, 1000, at("03-02 08:00"))
+    await house.tap(A, 2, 100, 650, at("03-02 10:00"), terminal=SHOP)
+    await house.load(B, 0, 5000, 0, at("03-02 07:00"))
+    await house.tap(B, 0, 100, 5000, at("03-02 08:00"), full_fare_fen=200, concession=2)
+    await house.tap(B, 1, 200, 4900, at("03-02 09:00"), terminal=METRO, kind=3, station=9, entry_station=5, full_fare_fen=400,
+                    concession=2)  # fmt: skip
+    await house.load(B, 1, 300, 4700, at("03-02 09:30"), proven=False)
+    bare = await house.tap(B, 2, 100, 5000, at("03-02 10:00"), sealed=False, full_fare_fen=200, concession=2)
+    await house.tap(E, 0, 0, 0, at("03-02 11:00"), terminal=METRO, kind=2, station=3)
+    await house.load(card(6), 0, 1000, 0, at("03-02 07:00"))
+    await house.tap(card(6), 0, 200, 1000, at("03-02 12:00"), terminal=SHOP)
+    await house.tap(card(6), 2, 200, 750, at("03-02 13:00"), terminal=SHOP)
+    await house.close()
+    await house.adopt(bare, resealed(bare))
+    await house.tap(A, 1, 150, 800, at("03-02 09:00"), terminal=SHOP)
+    await house.load(E, 0, 1000, 0, at("03-03 07:00"))
+    await house.tap(E, 1, 100, 1000, at("03-03 08:00"))
+    await house.tap(E, 1, 300, 1000, at("03-03 08:30"), terminal=SHOP)
+    await house.tap(card(5), 0, 30, 0, at("03-03 09:00"), state="suspended", code="clock", terminal=SHOP)
+    await house.close()
+    await house.tap(A, 4, 100, 400, at("03-04 09:00"), terminal=SHOP)
+
+
+async def failing(side: ClearingSide) -> set[str]:
+    return {check.name for check in await verify(side.pool) if not check.ok}
+
+
+async def test_sound_books_pass_every_check(database: str) -> None:
+    async with clearing_side(database) as side:
+        await busy_day(side)
+        checks = await verify(side.pool)
+        assert [check for check in checks if not check.ok] == []
+        assert not [check.name for check in checks if not check.checked]
+        # Verifying writes nothing, so that the next close and the next proof find the same.
+        assert await side.pool.fetchval("SELECT count(*) FROM record_event WHERE kind = 'disputed'") == 2
+        await side.close()
+        assert await failing(side) == set()
+
+
+MUTATIONS = {
+    "a posting deleted": ("DELETE FROM posting WHERE account = 'payable:201' AND rule = 'debit'", "L1 journals sum to zero"),
+    "a journal deleted": (
+        "DELETE FROM posting WHERE journal_id = (SELECT min(journal_id) FROM posting WHERE rule = 'debit')",
+        "C5 every record is posted once",
+    ),
+    "a journal doubled": (
+        """INSERT INTO posting (journal_id, ledger, account, class, rule, version, business_date, origin_date, count, amount_fen,
+                                merkle_root)
+           SELECT journal_id, ledger, account, class, rule, version, business_date, origin_date, count, amount_fen, merkle_root
+           FROM posting WHERE journal_id = (SELECT min(journal_id) FROM posting WHERE rule = 'debit')""",
+        "C5 every record is posted once",
+    ),
+    "a fen shifted between operators": (
+        """UPDATE posting SET amount_fen = amount_fen + CASE account WHEN 'payable:101' THEN -1 ELSE 1 END
+           WHERE posting_id IN ((SELECT min(posting_id) FROM posting WHERE account = 'payable:101'),
+                                (SELECT min(posting_id) FROM posting WHERE account = 'payable:102'))""",
+        "C5 every record is posted once",
+    ),
+    "a fact dropped": ("DELETE FROM fact WHERE card = '\\x03100000000000000001' AND counter = 2", "C5 every record is posted once"),
+    "a fact's amount changed": ("UPDATE fact SET amount_fen = 99 WHERE counter = 2 AND sealed", "F1 float is what the cards hold"),
+    "a subsidy raised": (
+        "UPDATE posting SET amount_fen = amount_fen * 2 WHERE rule = 'subsidy'", "C5 closes post what they carry",
+    ),
+    "a subsidy carried and posted that nobody earned": (
+        """WITH c AS (UPDATE carried SET amount_fen = amount_fen * 2 WHERE rule = 'subsidy')
+           UPDATE posting SET amount_fen = amount_fen * 2 WHERE rule = 'subsidy'""",
+        "C4 subsidy is full fare less charge",
+    ),
+    "a gap forgotten": (
+        """WITH c AS (DELETE FROM carried WHERE rule = 'gap') DELETE FROM posting WHERE rule = 'gap'""",
+        "R6 gaps follow from the cards' own counters",
+    ),
+    "a fork forgotten": ("DELETE FROM carried WHERE rule = 'fork'", "rule 4 forks are suspended and borne by the issuer"),
+    "a case hidden": ("DELETE FROM case_file WHERE kind = 'card-gap' AND resolved IS NULL", "F5 open gaps are unsettled value"),
+    "a balance touched": ("UPDATE balance SET closing_fen = closing_fen + 1 WHERE account = 'float:1'", "L3 balances are the sums of postings"),
+    "a net touched": ("UPDATE net_position SET net_fen = net_fen + 1 WHERE party = '101'", "C2 nets are what was posted"),
+    "a record exchanged in a posting": (
+        "UPDATE posting SET merkle_root = '\\x00' WHERE posting_id = (SELECT min(posting_id) FROM posting)",
+        "rule 21 Merkle roots of intake",
+    ),
+    "a journal without a cause": ("UPDATE journal SET reference = '1/1' WHERE journal_id = 1", "L8 every journal has its cause"),
+    "a batch miscounted": ("UPDATE batch SET count = 2 WHERE batch_id = 1", "R1 batches add up"),
+    "a frozen card released": ("DELETE FROM denylist", "rule 4 disputed cards are frozen"),
+}  # fmt: skip
+
+
+async def test_every_mutation_is_caught_by_a_named_check(database: str) -> None:
+    async with clearing_side(database) as side:
+        await busy_day(side)
+        for name, (statement, expected) in MUTATIONS.items():
+            async with side.pool.acquire() as connection:
+                mutation = connection.transaction(isolation="repeatable_read")
+                await mutation.start()
+                await _mutate(connection, statement)
+                caught = {check.name for check in await verify(_Single(connection)) if not check.ok}
+                await mutation.rollback()
+            assert expected in caught, f"{name}: {caught}"
+        assert await failing(side) == set()
+
+
+async def test_disabled_guards_are_noticed(database: str) -> None:
+    async with clearing_side(database) as side:
+        await side.pool.execute("ALTER TABLE posting DISABLE TRIGGER history_stands")
+        assert await failing(side) == {"L5 history is guarded"}
+
+
+async def test_history_cannot_be_edited(database: str) -> None:
+    async with clearing_side(database) as side:
+        await busy_day(side)
+        for statement in ("DELETE FROM posting", "UPDATE journal SET reference = 'x'", "UPDATE posting SET amount_fen = 1"):
+            with pytest.raises(asyncpg.RestrictViolationError):
+                await side.pool.execute(statement)
+
+
+class _Single:
+    """A pool of the one connection whose transaction holds the mutation; what `verify` starts becomes a savepoint of it."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    def acquire(self) -> "_Single":
+        return self
+
+    async def __aenter__(self) -> asyncpg.Connection:
+        return self._connection
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+
+async def _mutate(connection: asyncpg.Connection, statement: str) -> None:
+    for switch in ("DISABLE", "ENABLE"):
+        for table in ("posting", "journal", "batch"):
+            await connection.execute(f"ALTER TABLE {table} {switch} TRIGGER USER")
+        if switch == "DISABLE":
+            await connection.execute(statement)
