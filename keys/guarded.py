@@ -35,11 +35,5 @@ class Guarded:
     def __getstate__(self) -> NoReturn:
         self._stay()
 
-    def __copy__(self) -> NoReturn:
-        self._stay()
-
-    def __deepcopy__(self, memo: object) -> NoReturn:
-        self._stay()
-
     def __bytes__(self) -> NoReturn:
         self._stay()

@@ -19,6 +19,8 @@ from keys.proof import sm3
 from keys.purposes import MAKING, KeyId, KeyPurpose
 from keys.state import Clock, Quota, Spending, StateFile
 
+__all__ = ["LOCAL", "LoadAuthoriser", "Quota", "Quotas"]
+
 LOAD_TYPE = 0x02
 # China has had one time zone without summer time since 1991; a card's date and time are local.
 LOCAL = timezone(timedelta(hours=8), "CST")

@@ -379,8 +379,8 @@ def seal_is_good(record: bytes) -> bool:
 
 
 class Desk:
-    """The front door of the test: does what the steps ask for with the issuer's keys, and remembers what a service
-    must know."""
+    """The front door of the test: does what the steps ask for with the issuer's keys, and remembers what a service must
+    know."""
 
     def __init__(self, planned: Plan, issuer: Issuer) -> None:
         self.issuer = issuer
@@ -480,8 +480,8 @@ def test_a_card_that_was_used_elsewhere_stops_the_play() -> None:
 
 
 class Wire:
-    """A small service by docs/wire.md and the verdict table alone: it knows keys, the desk's acts and the date, and
-    no plan."""
+    """A small service by docs/wire.md and the verdict table alone: it knows keys, the desk's acts and the date, and no
+    plan."""
 
     def __init__(self, desk: Desk, stumble: Callable[[], str]) -> None:
         self.desk, self.stumble, self.lock = desk, stumble, threading.Lock()

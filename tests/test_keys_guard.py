@@ -38,7 +38,7 @@ ACTS = {
     "LoadAuthoriser": {"authorise_load"},
     "Personaliser": {"authenticate", "write_key", "secure", "set_overdraft"},
 }
-# Every place where bytes cross a public callable outside the ceremony, and what they are; a new one has to be thought about here.
+# Every place where bytes cross a public callable, and what they are; a new one has to be thought about here.
 BYTES = {
     # A card's challenge in; a cryptogram, an enciphered command or a secured command out.
     "authority.Authority.authenticate": {"challenge", "return"},

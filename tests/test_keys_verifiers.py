@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cardcore.errors import KeyUseError
 from cardcore.record import BY_NAME, FIELDS, RECORD_BYTES, Kind, Sector, Suite, TapRecord
-from keys.columns import RECORD_DTYPE, from_bytes, octets
+from keys.columns import RECORD_DTYPE, Records, from_bytes, octets
 from keys.engine.root import RootKey
 from keys.engine.suites import suite_of
 from keys.proof import act_digest, split_digest
@@ -28,14 +28,13 @@ PROVEN = ("issuer", "amount_fen", "transaction_type", "terminal_number", "date",
 SELECTING = ("suite", "key_version", "purse")
 
 
-def tac_verifier(**changes: KeyState) -> TacVerifier:
+def tac_verifier(state: KeyState = KeyState.ACTIVE) -> TacVerifier:
     return TacVerifier(
-        RootKey(KeyId(suite, KeyPurpose.TAC, str(purse)), octets_, **changes)
-        for (suite, purse), octets_ in ROOTS.items()
+        RootKey(KeyId(suite, KeyPurpose.TAC, str(purse)), octets_, state) for (suite, purse), octets_ in ROOTS.items()
     )
 
 
-def array(*records: TapRecord) -> np.ndarray:  # type: ignore[type-arg]  # a structured array
+def array(*records: TapRecord) -> Records:
     return from_bytes(b"".join(record.encode() for record in records))
 
 
@@ -131,7 +130,7 @@ def test_one_psam_cannot_seal_for_another() -> None:
 
 def test_no_key_is_said_as_such() -> None:
     good = proven(Suite.SM4, reference.debit())
-    batch = array(*(replace(good, **change) for change in ({"key_version": 2}, {"suite": 7}, {"purse": 2}, {})))
+    batch = array(replace(good, key_version=2), replace(good, suite=7), replace(good, purse=2), good)
     assert tac_verifier().verify(batch).tolist() == [Verdict.NO_KEY, Verdict.NO_KEY, Verdict.NO_KEY, Verdict.OK]
 
 

@@ -1,8 +1,7 @@
 """Two business days of a city, planned ahead by a seed, and played with real APDUs over real HTTP.
 
 Here live the plan (`plan`), what must follow from it (`truth`), its faults, the validators and the uploads. No key of
-the city's
-cards is known here, and nothing of the product is imported: both sides meet in APDUs, HTTP and files.
+the city's cards is known here, and nothing of the product is imported: both sides meet in APDUs, HTTP and files.
 """
 
 from simulators.city.facts import (

@@ -1,5 +1,5 @@
-"""What each close must find and post: docs/ledger.md, read once more, over the records that the plan says are known
-by then."""
+"""What each close must find and post: docs/ledger.md, read once more, over the records that the plan says are known by
+then."""
 
 from __future__ import annotations
 

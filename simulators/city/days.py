@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from random import Random
@@ -13,6 +14,8 @@ from simulators.city.records import CHINA, Kind
 SPELLS = ((6 * 60, 12 * 60), (14 * 60, 22 * 60 + 30))
 """The two spells of a day in which ordinary taps fall, minutes of local time."""
 SLOT_MIN = 10
+THRIFTY_FEN = 14000
+"""A card that has paid so much on a day rides the cheapest bus from then on: a first load has a limit."""
 MOST_PER_DAY = sum((end - start) // SLOT_MIN for start, end in SPELLS)
 
 
@@ -55,6 +58,9 @@ class OrdinaryDay:
 
     def __init__(self, rng: Random, fleet: Fleet, day: date) -> None:
         self._rng, self._fleet, self._day = rng, fleet, day
+        self._spent: dict[PlannedCard, int] = defaultdict(int)
+        cheapest = min(FLAT_FEN[bus.line] for bus in fleet.bus)
+        self._cheap = [bus for bus in fleet.bus if FLAT_FEN[bus.line] == cheapest]
         self._lines = {gate.line: [g for g in fleet.metro if g.line == gate.line] for gate in fleet.metro}
 
     def taps(self, cards: Sequence[PlannedCard], debits: int, acts: int, reloads: int) -> Iterator[Tap]:
@@ -98,20 +104,25 @@ class OrdinaryDay:
         i = 0
         while i < count:
             draw = rng.random()
-            if draw < 0.28 and i + 1 < count:
+            if self._spent[card] > THRIFTY_FEN:
+                yield self._paid(flat(card, rng.choice(self._cheap), times[i], 0))
+            elif draw < 0.28 and i + 1 < count:
                 gates = rng.choice(list(self._lines.values()))
                 start_tap = entry(card, rng.choice(gates), times[i])
                 yield start_tap
-                yield leave(start_tap, rng.choice(gates), times[i + 1])
-                i += 2
-                continue
-            if draw < 0.80:
-                yield flat(card, rng.choice(self._fleet.bus), times[i], 0)
+                yield self._paid(leave(start_tap, rng.choice(gates), times[i + 1]))
+                i += 1
+            elif draw < 0.80:
+                yield self._paid(flat(card, rng.choice(self._fleet.bus), times[i], 0))
             elif draw < 0.94:
-                yield flat(card, rng.choice(self._fleet.smallpay), times[i], rng.randrange(100, 901, 10))
+                yield self._paid(flat(card, rng.choice(self._fleet.smallpay), times[i], rng.randrange(100, 901, 10)))
             else:
-                yield flat(card, rng.choice(self._fleet.utility), times[i], rng.randrange(300, 1501, 25))
+                yield self._paid(flat(card, rng.choice(self._fleet.utility), times[i], rng.randrange(300, 1501, 25)))
             i += 1
+
+    def _paid(self, tap: Tap) -> Tap:
+        self._spent[tap.card] += tap.amount_fen
+        return tap
 
     def _evening(self) -> datetime:
         """An instant after the last ordinary tap, so that an online act stands minutes from any tap of its card."""

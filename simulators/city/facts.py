@@ -85,8 +85,8 @@ class Manner(Enum):
 @dataclass(slots=True, eq=False)
 class Tap:
     """What a card does at a device; a load or an act as well. `counter`, `balance_before_fen` and
-    `terminal_transaction` are
-    filled in by the bookkeeping. `at` is the true instant; `ahead` is how much the device's clock is wrong."""
+    `terminal_transaction` are filled in by the bookkeeping. `at` is the true instant; `ahead` is how much the device's
+    clock is wrong."""
 
     kind: Kind
     card: PlannedCard
@@ -230,15 +230,13 @@ class Delivery:
 class DeskStep:
     """One act of a clerk, which the front door does through the product. Hex fields are lower case; `amount_fen` fen.
 
-    kind `load`: the card `card`, purse `purse`, channel `channel` (a party id in decimal, or `transfer`);
-    `expects_fen` is the value
-    (without the allowance) and `expects_counter` the online counter that the card must answer. `cut` =
-    `before-commit` or
-    `after-commit`: authorise, then lose the card's answer before or after its commit; no record is made.
+    kind `load`: the card `card`, purse `purse`, channel `channel` (a party id in decimal, or `transfer`); `expects_fen`
+    is the value (without the allowance) and `expects_counter` the online counter that the card must answer. `cut` =
+    `before-commit` or `after-commit`: authorise, then lose the card's answer before or after its commit; no record is
+    made.
     kind `act`: a social or medical act with `transaction_type` and `split` on application `purse`.
     kind `report`: the card is reported lost at `instant`. kind `replacement`: `card` is replaced by `new_card`;
-    `amount_fen` is the
-    value that it must carry.
+    `amount_fen` is the value that it must carry.
     """
 
     kind: str

@@ -1,9 +1,8 @@
-"""What goes wrong, on purpose: every fault is a script of a few taps of one card at noon, on devices that nothing
-else uses then.
+"""What goes wrong, on purpose: every fault is a script of a few taps of one card at noon, on devices that nothing else
+uses then.
 
 A script that loses a record lets the card tap again on the same day, so that the loss shows at that day's close.
-Scripts decide only
-what happens; what must follow is derived in `closing` from the recorded facts.
+Scripts decide only what happens; what must follow is derived in `closing` from the recorded facts.
 """
 
 from __future__ import annotations
@@ -19,16 +18,12 @@ from simulators.city.parties import CONCESSION, FLAT_FEN, Fleet
 NOON = 12 * 60
 CLAIMS = (
     "flags", "key_index", "generation", "counter", "balance_before_fen", "overdraft_fen", "terminal", "epoch",
-    "sequence",
-    "line", "station", "entry_station", "entry_at", "concession", "full_fare_fen", "list_version", "fare_version",
-    "operator",
-    "shift",
+    "sequence", "line", "station", "entry_station", "entry_at", "concession", "full_fare_fen", "list_version",
+    "fare_version", "operator", "shift",
 )  # fmt: skip
-"""The claimed fields whose alteration has one undisputed consequence: a debit without a good seal. Not here:
-`version` and `reserved`
-(malformed), `kind` and `purse` (the cryptogram is read by them), `act_id` (zeros in a debit)."""
-REPLAYED = ("sequence", "counter", "terminal")
-ALONE, LOST, LATE = "alone", "lost", "late"
+"""The claimed fields whose alteration has one undisputed consequence: a debit without a good seal. Not here: `version`
+and `reserved` (malformed), `kind` and `purse` (the cryptogram is read by them), `act_id` (zeros in a debit)."""
+LOST, LATE = "lost", "late"
 
 
 def run_length(scale: int) -> int:

@@ -13,11 +13,10 @@ from simulators.city.records import BATCH_JSON, CHINA
 PARTIES = {
     101: ("operator", "第一公交公司"), 102: ("operator", "第二公交公司"), 103: ("operator", "城西公交公司"),
     104: ("operator", "城郊巴士"), 111: ("operator", "地铁运营公司"), 112: ("operator", "市域铁路公司"),
-    201: ("operator", "便民超市"), 202: ("operator", "校园餐饮"), 301: ("operator", "自来水公司"), 302: ("operator",
-    "燃气公司"),
-    401: ("operator", "社会保险经办机构"), 501: ("operator", "市第一医院"), 502: ("operator", "市中医院"),
-    901: ("bank", "备付金银行"), 902: ("counter", "公共服务卡服务厅"), 903: ("treasury", "市财政局"), 904: ("fund",
-    "医疗保险基金"),
+    201: ("operator", "便民超市"), 202: ("operator", "校园餐饮"), 301: ("operator", "自来水公司"),
+    302: ("operator", "燃气公司"), 401: ("operator", "社会保险经办机构"), 501: ("operator", "市第一医院"),
+    502: ("operator", "市中医院"), 901: ("bank", "备付金银行"), 902: ("counter", "公共服务卡服务厅"),
+    903: ("treasury", "市财政局"), 904: ("fund", "医疗保险基金"),
 }  # fmt: skip
 BUS, METRO, SMALLPAY, UTILITY = (101, 102, 103, 104), (111, 112), (201, 202), (301, 302)
 FLAT_FEN = {11: 200, 12: 100, 21: 200, 22: 150, 31: 200, 32: 300, 41: 200, 42: 250}
@@ -106,8 +105,8 @@ def issue(rng: Random, count: int, foreign: int) -> list[PlannedCard]:
 
 
 def registry(dates: Sequence[date], devices: Iterable[Device], cards: Iterable[PlannedCard]) -> dict[str, object]:
-    """The registry document; policies and PSAMs are in force since the first of January of the first date's year, or
-    60 days before."""
+    """The registry document; policies and PSAMs are in force since the first of January of the first date's year, or 60
+    days before."""
     since = min(date(dates[0].year, 1, 1), dates[0] - timedelta(days=60))
     opened = datetime(since.year, since.month, since.day, tzinfo=CHINA).isoformat()
     boxes = sorted(devices, key=lambda d: (d.terminal, d.psam))

@@ -20,8 +20,8 @@ MOST_TWIN_TAPS = 60
 
 
 def plan(seed: int, cards: int, debits: int, dates: Sequence[date]) -> Plan:
-    """Two dates of a city with `cards` cards and at least `debits` offline debits on the first date. The same
-    arguments give the same plan.
+    """Two dates of a city with `cards` cards and at least `debits` offline debits on the first date. The same arguments
+    give the same plan.
 
     Raises ValueError when the cards are too few for the faults or for so many debits, or the dates are not two
     consecutive ones."""
@@ -87,8 +87,8 @@ def _twins(rng: Random, devices: Fleet, taps: Sequence[Tap], day: date) -> Fault
 
 
 def _declare(sents: Sequence[Sent], dates: Sequence[date]) -> tuple[list[Declared], Fault]:
-    """Every operator's total of what its own devices did, whether it arrived, late or never; the last operator errs
-    by a fen."""
+    """Every operator's total of what its own devices did, whether it arrived, late or never; the last operator errs by
+    a fen."""
     totals: dict[tuple[int, str, date], list[int]] = defaultdict(lambda: [0, 0])
     for sent in sents:
         if sent.kind in (Kind.DEBIT, Kind.ENTRY, Kind.EXIT, Kind.ACT) and not sent.replayed and not sent.forged:

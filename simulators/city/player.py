@@ -40,9 +40,8 @@ class Player:
                 player.done(step, front_door(step))
             uploader.day(day)
 
-    `deliver` is called with the request that carries an act's record as soon as the act is done, because an act
-    expires after 120 s;
-    an Uploader puts itself there. What was delivered so is left out of the evening's uploads.
+    `deliver` is called with the request that carries an act's record as soon as the act is done, because an act expires
+    after 120 s; an Uploader puts itself there. What was delivered so is left out of the evening's uploads.
     """
 
     def __init__(
@@ -71,8 +70,7 @@ class Player:
 
     def steps(self, day: date) -> Iterator[DeskStep]:
         """The day in order of time; yields the desk steps and taps by itself between them. Raises CityBroken when
-        `done` was not called
-        for the last step, or a card or PSAM disagrees with the plan."""
+        `done` was not called for the last step, or a card or PSAM disagrees with the plan."""
         for item in self._plan.timeline[day]:
             if isinstance(item, Copying):
                 self._clones[item.card.serial] = self._cards[item.card.serial].clone()

@@ -46,9 +46,8 @@ class Uploader:
     Sends batches and writes `uploads/index.jsonl` and the bodies below `directory`. Safe for several threads.
 
     `counter` gives the `order` of the index; whoever else numbers happenings shares it. A request whose connection is
-    lost, or that is
-    answered 503, is sent again, the same bytes, for at most `patience_s`: the service may be killed and come back
-    meanwhile.
+    lost, or that is answered 503, is sent again, the same bytes, for at most `patience_s`: the service may be killed
+    and come back meanwhile.
     """
 
     def __init__(

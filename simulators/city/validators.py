@@ -18,9 +18,8 @@ OUT, IN, EXITED = 0, 1, 2
 
 
 class CityBroken(Exception):
-    """A card, a PSAM or the service said something else than the plan foresaw. The plan and the parts no longer
-    agree: the run is void;
-    the message names the card or batch, what was planned and what came."""
+    """A card, a PSAM or the service said something else than the plan foresaw. The plan and the parts no longer agree:
+    the run is void; the message names the card or batch, what was planned and what came."""
 
 
 class PurseView(Protocol):
