@@ -41,7 +41,6 @@ CARD_SIDE = {
     "cardcore.commands",
     "cardcore.status",
     "cardcore.script",
-    "cardcore.profile",
     "cardcore.card_map",
     "cardcore.tlv",
     "cardcore.purse",

@@ -29,6 +29,7 @@ from simulators.city import Plan, Player, Uploader, plan, write_cards, write_pap
 CITY_TIME = timezone(timedelta(hours=8), "CST")
 DATES = (date(2026, 3, 2), date(2026, 3, 3))
 FIRST_MORNING = datetime.combine(DATES[0], time(2), CITY_TIME)
+CONNECTIONS = 16
 console = Console(stderr=True, highlight=False)
 
 
@@ -83,10 +84,12 @@ async def _run(cards: int, debits: int, seed: int, out: Path, state: Path, dsn: 
         write_components(components, out / "test-components.json")
         console.print(f"truth.jsonl has the SM3 digest {truth_digest}")
         await _register(stage)
+        watch = asyncio.create_task(stage.keep_up())
         with Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
         ) as bars:
             await _play(stage, city, tally, bars)
+        watch.cancel()
         await export(stage.pool, out)
         report = await judge(stage, city, tally.records, tally.upload_s, truth_digest, tally.started)
         write(report, out)
@@ -106,9 +109,8 @@ async def _register(stage: Stage) -> None:
 async def _play(stage: Stage, city: Plan, tally: Tally, bars: Progress) -> None:
     chips = len(city.cards) + len({device.psam for device in city.devices if not device.online})
     issuing = bars.add_task("personalise cards and PSAMs", total=chips)
-    issued = await issue(
-        city, stage.store.personaliser(), stage.state, lambda: FIRST_MORNING.replace(tzinfo=None), lambda: bars.advance(issuing)
-    )
+    moment = FIRST_MORNING.replace(tzinfo=None)
+    issued = await issue(city, stage.state, moment, lambda count: bars.advance(issuing, count))
     await stage.start_service()
     player = Player(city, issued.cards, issued.psams)
     uploader = Uploader(city, player, stage.base_url, directory=stage.out, counter=tally.order)
@@ -126,19 +128,18 @@ async def _play(stage: Stage, city: Plan, tally: Tally, bars: Progress) -> None:
 
 
 async def _play_day(stage: Stage, city: Plan, player: Player, front: FrontDesk, day: date, bars: Progress) -> None:
-    playing = bars.add_task(f"{day}: taps and the desk", total=sum(1 for item in city.timeline[day]))
-    done = 0
-    for step in player.steps(day):
-        stage.set_clock(step.instant.astimezone(UTC))
-        player.done(step, await front.do(step))
-        done += 1
-        bars.update(playing, completed=done)
-    bars.update(playing, completed=len(city.timeline[day]))
+    playing = bars.add_task(f"{day}: loads, acts and reports", total=None)
+    for steps in player.steps(day):
+        stage.set_clock(steps[0].instant.astimezone(UTC))
+        for step, result in zip(steps, await asyncio.gather(*map(front.do, steps)), strict=True):
+            player.done(step, result)
+        bars.advance(playing, len(steps))
+    bars.update(playing, total=bars.tasks[playing].completed)
 
 
 async def _upload(uploader: Uploader, city: Plan, day: date, tally: Tally, bars: Progress) -> None:
     uploading = bars.add_task(f"{day}: uploads", total=len(city.deliveries[day]))
-    uploaded = await asyncio.to_thread(uploader.day, day)
+    uploaded = await asyncio.to_thread(uploader.day, day, threads=CONNECTIONS)
     bars.update(uploading, completed=len(city.deliveries[day]))
     tally.records += uploaded.records
     tally.upload_s += uploaded.seconds
@@ -151,4 +152,3 @@ async def _close(stage: Stage, clock: FileClock, day: date, tally: Tally, bars: 
     with (stage.out / "uploads" / "index.jsonl").open("a", encoding="utf-8") as index:
         index.write(json.dumps(line) + "\n")
     bars.advance(closing)
-

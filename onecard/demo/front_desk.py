@@ -1,6 +1,8 @@
 """The clerk's steps between the taps: loads, acts, reports and replacements, through the desk over HTTP."""
 
+import asyncio
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -80,13 +82,17 @@ class FrontDesk:
         self._plan = plan
         self._issued = issued
         self._desk = desk
+        self._hands: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._profiles = {card.serial: card.profile for card in plan.cards}
 
     async def do(self, step: DeskStep) -> DeskResult:
-        """One step; gives what the city's player wants to know of it. Raises OnecardError when the product does not do it."""
+        """One step; gives what the city's player wants to know of it. Steps of one card wait for each other.
+
+        Raises OnecardError when the product does not do it."""
         match step.kind:
             case "load":
-                return await self._load(step)
+                async with self._hands[step.card]:
+                    return await self._load(step)
             case "act":
                 return await self._act(step)
             case "report":
@@ -105,9 +111,7 @@ class FrontDesk:
         await channel.reset()
         profile = profile_of(self._profiles[step.card])
         till = purse.Till(step.terminal, bytes.fromhex(step.terminal_number), step.channel)
-        done = await purse.load(
-            channel, self._desk, till, step.purse, SUITES[step.suite], step.amount_fen, profile.pin
-        )
+        done = await purse.load(channel, self._desk, till, step.purse, SUITES[step.suite], step.amount_fen, profile.pin)
         if step.cut:
             if not isinstance(done.outcome, Unknown):
                 raise OnecardError(f"a load whose card left has the outcome {done.outcome}, which nobody can know")

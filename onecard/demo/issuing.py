@@ -1,7 +1,11 @@
-"""Cards and PSAMs, from blanks to issued, by the product's own script through channels."""
+"""Cards and PSAMs, from blanks to issued, by the product's own script through channels, on every core."""
 
+import asyncio
+import multiprocessing
+import os
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cache
@@ -11,7 +15,7 @@ from cardcore.errors import OnecardError
 from cardcore.profile import Profile, load_profile
 from cardcore.record import Sector, Suite
 from cardcore.script import CardOrder, PsamOrder, psam_steps, steps
-from keys.personaliser import Personaliser
+from keys.store import open_store
 from readers.pcsc.direct import DirectChannel
 from readers.pcsc.journal import Journal
 from readers.pcsc.personalise import Bench, Job, Scrapped
@@ -22,7 +26,7 @@ from simulators.psam import SoftwarePsam
 
 SUITES = {"3des": Suite.TRIPLE_DES, "sm4": Suite.SM4}
 VALID_FROM, VALID_TO = date(2026, 1, 1), date(2036, 1, 1)
-AT_ONCE = 64
+TRAY = 50
 OPERATOR = "demo"
 
 
@@ -30,66 +34,107 @@ OPERATOR = "demo"
 class Issued:
     """The software cards by serial and the software PSAMs by terminal number (both hex)."""
 
-    cards: dict[str, SoftwareCard]
-    psams: dict[str, SoftwarePsam]
+    cards: Mapping[str, SoftwareCard]
+    psams: Mapping[str, SoftwarePsam]
 
 
-async def issue(
-    plan: Plan, personaliser: Personaliser, state: Path, clock: Callable[[], datetime], advance: Callable[[], None]
-) -> Issued:
-    """Personalise every PSAM and card of the plan; `advance` is called for each chip that is ready.
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """What one blank is to become: a PSAM of a sector, or a planned card."""
 
+    name: str
+    suite: str
+    seed: str
+    sector: str = ""
+    issuer: str = ""
+    profile: str = ""
+    card_class: int = 0
+
+
+async def issue(plan: Plan, state: Path, moment: datetime, advance: Callable[[int], None]) -> Issued:
+    """Personalise every PSAM and card of the plan at the local `moment`; `advance` is told how many more are ready.
+
+    Trays of blanks go to as many processes as there are cores; each opens the key store and the journal for itself.
     Raises OnecardError when a chip had to be scrapped, which a software chip never should.
     """
-    issued = Issued({}, {})
+    sectors = {device.psam: device.sector for device in plan.devices if not device.online}
+    blanks = [
+        *(Blank(number, "sm4", f"{plan.seed}/{number}", sector=sector) for number, sector in sorted(sectors.items())),
+        *(_blank_card(plan, card) for card in plan.cards),
+    ]
+    trays = [blanks[first : first + TRAY] for first in range(0, len(blanks), TRAY)]
+    cards: dict[str, SoftwareCard] = {}
+    psams: dict[str, SoftwarePsam] = {}
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(len(trays), os.cpu_count() or 1), mp_context=spawn) as processes:
+        loop = asyncio.get_running_loop()
+        for done in asyncio.as_completed(
+            [loop.run_in_executor(processes, _issue_tray, t, state, moment) for t in trays]
+        ):
+            some_cards, some_psams = await done
+            cards |= some_cards
+            psams |= some_psams
+            advance(len(some_cards) + len(some_psams))
+    return Issued({card.serial: cards[card.serial] for card in plan.cards}, psams)
+
+
+def _blank_card(plan: Plan, card: PlannedCard) -> Blank:
+    seed = f"{plan.seed}/{card.serial}"
+    return Blank(card.serial, card.suite, seed, issuer=card.issuer, profile=card.profile, card_class=card.card_class)
+
+
+def _issue_tray(
+    tray: Sequence[Blank], state: Path, moment: datetime
+) -> tuple[dict[str, SoftwareCard], dict[str, SoftwarePsam]]:
+    """One tray in a process of its own; the chips come back as objects, memory included."""
+    return asyncio.run(_personalise(tray, state, moment))
+
+
+async def _personalise(
+    tray: Sequence[Blank], state: Path, moment: datetime
+) -> tuple[dict[str, SoftwareCard], dict[str, SoftwarePsam]]:
+    psams = {
+        blank.name: SoftwarePsam.blank(blank.suite, rng=random.Random(blank.seed)) for blank in tray if blank.sector
+    }
+    cards = {
+        blank.name: SoftwareCard.blank(blank.suite, rng=random.Random(blank.seed)) for blank in tray if not blank.sector
+    }
+    jobs = [
+        _psam_job(blank, psams[blank.name]) if blank.sector else _card_job(blank, cards[blank.name]) for blank in tray
+    ]
     journal = Journal(state / "readers.sqlite")
     try:
-        bench = Bench(personaliser, journal, OPERATOR, clock)
-        async for result in bench.personalise_all(_jobs(plan, issued), AT_ONCE):
-            if isinstance(result, Scrapped):
-                raise OnecardError(f"{result.chip} was scrapped: {result.reason}")
-            advance()
+        with open_store(state / "keys") as store:
+            bench = Bench(store.personaliser(), journal, OPERATOR, lambda: moment)
+            async for result in bench.personalise_all(jobs, at_once=TRAY):
+                if isinstance(result, Scrapped):
+                    raise OnecardError(f"{result.chip} was scrapped: {result.reason}")
     finally:
         journal.close()
-    return issued
+    return cards, psams
 
 
-def _jobs(plan: Plan, issued: Issued) -> Iterable[Job]:
-    for number in sorted({device.psam: device for device in plan.devices if not device.online}):
-        yield _psam_job(plan, number, issued)
-    for card in plan.cards:
-        yield _card_job(plan, card, issued)
-
-
-def _psam_job(plan: Plan, number: str, issued: Issued) -> Job:
-    sector = next(device.sector for device in plan.devices if device.psam == number)
-    psam = issued.psams[number] = SoftwarePsam.blank("sm4", rng=random.Random(f"{plan.seed}/{number}"))
-    terminal_number = bytes.fromhex(number)
+def _psam_job(blank: Blank, psam: SoftwarePsam) -> Job:
+    number = bytes.fromhex(blank.name)
     order = PsamOrder(
-        terminal_number=terminal_number,
-        serial=bytes(4) + terminal_number,
-        sector=Sector[sector.upper()],
-        suite=Suite.SM4,
+        terminal_number=number, serial=bytes(4) + number, sector=Sector[blank.sector.upper()], suite=SUITES[blank.suite]
     )
     return Job(order.identity, "psam", psam_steps(order), DirectChannel(psam))
 
 
-def _card_job(plan: Plan, planned: PlannedCard, issued: Issued) -> Job:
-    card = issued.cards[planned.serial] = SoftwareCard.blank(
-        planned.suite, rng=random.Random(f"{plan.seed}/{planned.serial}")
-    )
+def _card_job(blank: Blank, card: SoftwareCard) -> Job:
     order = CardOrder(
-        issuer=bytes.fromhex(planned.issuer),
-        card=bytes.fromhex(planned.serial),
-        suite=SUITES[planned.suite],
-        concession=planned.card_class,
+        issuer=bytes.fromhex(blank.issuer),
+        card=bytes.fromhex(blank.name),
+        suite=SUITES[blank.suite],
+        concession=blank.card_class,
         starts=VALID_FROM,
         expires=VALID_TO,
     )
-    return Job(order.identity, planned.profile, steps(profile_of(planned.profile), order), DirectChannel(card))
+    return Job(order.identity, blank.profile, steps(profile_of(blank.profile), order), DirectChannel(card))
 
 
 @cache
 def profile_of(name: str) -> Profile:
-    """A profile of the product, read once."""
+    """A profile of the product, read once a process."""
     return load_profile(name)

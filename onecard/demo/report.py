@@ -1,9 +1,12 @@
 """What came of it: two auditors, the product's own invariants, report.json, the table at the end."""
 
+import asyncio
 import json
+import multiprocessing
 import time as stopwatch
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,16 +15,19 @@ from rich.table import Table
 
 from clearing.ledger.books import Books
 from clearing.ledger.export import export
-try:
-    from clearing.verify import verify
-except ImportError:
-    async def verify(pool): return []
+from clearing.verify import Check, verify
 from onecard.demo.stage import Stage
 from simulators import auditor_evidence, auditor_truth
 from simulators.city import Plan
 
 REPORT = "report.json"
 MOST_SHOWN = 20
+CLASSES = {
+    "stored value": "stored",
+    "treasury subsidy": "treasury",
+    "insurance fund": "fund",
+    "personal medical account": "account",
+}
 Nets = Mapping[str, Mapping[str, int]]
 
 
@@ -89,20 +95,18 @@ class Report:
         return auditors and cases and all(check.ok for check in self.invariants.values())
 
 
-async def judge(
-    stage: Stage, city: Plan, records: int, upload_s: float, truth_digest: str, started: float
-) -> Report:
-    """Export the books, let both auditors and the product's own checks judge them, write report.json."""
+async def judge(stage: Stage, city: Plan, records: int, upload_s: float, truth_digest: str, started: float) -> Report:
+    """Export the books, let both auditors and the product's own checks judge them."""
     books = await export(stage.pool, stage.out)
     sectors = _sectors(stage.out, books)
-    checks = await verify(stage.pool)
-    for check in checks:
-        if not check.ok:
-            Console(stderr=True).print(f"[red]invariant {check.name}[/]: {check.detail}", highlight=False)
     write_sectors = {name: asdict(figures) for name, figures in sectors.items()}
     (stage.out / REPORT).write_text(json.dumps({"sectors": write_sectors}, indent=1), encoding="utf-8")
-    truth = _audited("T", auditor_truth.audit(stage.out))
-    evidence = _audited("E", auditor_evidence.audit(stage.out))
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as processes:
+        loop = asyncio.get_running_loop()
+        auditors = [loop.run_in_executor(processes, one.audit, stage.out) for one in (auditor_truth, auditor_evidence)]
+        checks = await verify(stage.pool)
+        truth, evidence = await asyncio.gather(*auditors)
+    _tell_checks(checks)
     return Report(
         seed=city.seed,
         debits=sum(figures.debits for name, figures in sectors.items()),
@@ -110,8 +114,8 @@ async def judge(
         books_digest=books.books_digest,
         substance_digest=books.substance_digest,
         truth_digest=truth_digest,
-        auditor_t=truth,
-        auditor_e=evidence,
+        auditor_t=_audited("T", truth),
+        auditor_e=_audited("E", evidence),
         invariants={check.name: Invariant(check.ok, check.checked) for check in checks},
         faults=dict(sorted(Counter(fault.name for fault in city.faults).items())),
         cases=_cases(stage.out),
@@ -126,12 +130,21 @@ def write(report: Report, out: Path) -> None:
     (out / REPORT).write_text(json.dumps(asdict(report), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
+def _tell_checks(checks: Sequence[Check]) -> None:
+    console = Console(stderr=True, highlight=False)
+    for check in checks:
+        if not check.ok:
+            console.print(f"invariant {check.name}: {check.detail}", markup=False)
+
+
 def _audited(name: str, audit: auditor_truth.Audit | auditor_evidence.Audit) -> AuditorFigures:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     for line in audit.differences[:MOST_SHOWN]:
         console.print(f"auditor {name}: {line}", markup=False)
     if len(audit.differences) > MOST_SHOWN:
-        console.print(f"auditor {name}: and {len(audit.differences) - MOST_SHOWN} more (onecard sim audit DIR prints all)")
+        console.print(
+            f"auditor {name}: and {len(audit.differences) - MOST_SHOWN} more (onecard sim audit DIR prints all)"
+        )
     return AuditorFigures(len(audit.differences), audit.checked)
 
 
@@ -179,17 +192,23 @@ def _sectors(out: Path, books: Books) -> dict[str, SectorFigures]:
 
 def show(report: Report, console: Console) -> None:
     """The short table at the end."""
-    table = Table("sector", "operator", "debits", "charged ¥", "subsidy ¥", "fees ¥", "net ¥ by class")
+    table = Table(
+        "", *("debits", "charged", "subsidy", "fees"), *CLASSES.values(), title="yuan; per operator the net by class"
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+        column.no_wrap = True
     for name, sector in report.sectors.items():
-        table.add_row(f"[bold]{name}[/]", "", f"{sector.debits:,}", *map(_yuan, (sector.charged_fen, sector.subsidy_fen, sector.fees_fen)))
+        totals = (sector.charged_fen, sector.subsidy_fen, sector.fees_fen)
+        table.add_row(f"[bold]{name}[/]", f"{sector.debits:,}", *map(_yuan, totals))
         for operator, classes in sector.net.items():
-            nets = ", ".join(f"{name} {_yuan(fen)}" for name, fen in classes.items() if fen)
-            table.add_row("", operator, "", "", "", "", nets)
+            table.add_row(f"  {operator}", *("",) * 4, *(_yuan(classes[x]) if classes.get(x) else "" for x in CLASSES))
     console.print(table)
     well = sum(check.ok for check in report.invariants.values())
     console.print(
-        f"cases       {report.cases.found} found, {report.cases.expected} expected from {sum(report.faults.values())} injected"
-        f" faults of {len(report.faults)} kinds; missing {report.cases.missing}, extra {report.cases.extra}\n"
+        f"faults      {sum(report.faults.values())} injected, of {len(report.faults)} kinds\n"
+        f"cases       {report.cases.found} found, {report.cases.expected} expected;"
+        f" missing {report.cases.missing}, extra {report.cases.extra}\n"
         f"invariants  {well} of {len(report.invariants)} hold\n"
         f"auditor T   {report.auditor_t.differences} differences in {report.auditor_t.checked:,} figures\n"
         f"auditor E   {report.auditor_e.differences} differences in {report.auditor_e.checked:,} figures\n"

@@ -23,6 +23,8 @@ from keys.ceremony import required_roots, test_ceremony
 from keys.store import EmbeddedStore, open_store
 
 SERVICE_PATIENCE_S = 30.0
+WATCH_S = 0.5
+LAST_WORDS = 800
 POOL_SIZE = 4
 
 Components = Mapping[str, tuple[bytes, bytes]]
@@ -39,7 +41,7 @@ class Stage:
     pool: Pool
     store: EmbeddedStore
     clock_file: Path
-    service: subprocess.Popen[bytes] | None = None
+    service: asyncio.subprocess.Process | None = None
     port: int = 0
     base_url: str = ""
 
@@ -50,24 +52,36 @@ class Stage:
         fresh.replace(self.clock_file)
 
     async def start_service(self) -> None:
-        """Start the service on a free port of the loopback, or again on its own, and wait until it is ready; raises SetupError
-        with its last words."""
+        """Start the service on a free port of the loopback, or again on its own, and wait until it is ready.
+
+        Raises SetupError with the service's last words."""
         self.port = self.port or _free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
+        where = ("--state", str(self.state), *(("--dsn", self.dsn) if self.server is None else ()))
+        how = ("--port", str(self.port), "--clock", str(self.clock_file))
         with (self.state / "service.log").open("ab") as log:
-            self.service = subprocess.Popen(
-                [sys.executable, "-m", "onecard", "clearing", "serve", "--state", str(self.state), "--port", str(self.port),
-                 "--clock", str(self.clock_file), *(("--dsn", self.dsn) if self.server is None else ())],
+            self.service = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "onecard", "clearing", "serve", *where, *how),
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         deadline = asyncio.get_running_loop().time() + SERVICE_PATIENCE_S
-        while asyncio.get_running_loop().time() < deadline and self.service.poll() is None:
+        while asyncio.get_running_loop().time() < deadline and self.service.returncode is None:
             if await asyncio.to_thread(_ready, self.base_url):
                 return
             await asyncio.sleep(0.05)
-        raise SetupError(
-            f"the service did not become ready; its last words: {(self.state / 'service.log').read_text()[-800:].strip()}"
-        )
+        last_words = (self.state / "service.log").read_text(encoding="utf-8", errors="replace")[-LAST_WORDS:].strip()
+        raise SetupError(f"the service did not become ready; its last words: {last_words}")
+
+    async def keep_up(self) -> None:
+        """Start the database or the service again whenever one of them dies; cancelled, both are left as they are.
+
+        What was acknowledged survives such a death; who uploads sends again what was not."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if self.server is not None:
+                self.server = await asyncio.to_thread(launch, self.state)
+            if self.service is not None and self.service.returncode is not None:
+                await self.start_service()
 
     async def close(self, keep_running: bool) -> None:
         """End the service and the database of this stage, or leave them running."""
@@ -75,16 +89,17 @@ class Stage:
         self.store.close()
         if keep_running:
             return
-        if self.service is not None:
+        if self.service is not None and self.service.returncode is None:
             self.service.terminate()
-            await asyncio.to_thread(self.service.wait, SERVICE_PATIENCE_S)
+            await asyncio.wait_for(self.service.wait(), SERVICE_PATIENCE_S)
         if self.server is not None:
             await asyncio.to_thread(self.server.stop)
 
 
 async def set_up(state: Path, out: Path, dsn: str | None, seed: int, start: datetime) -> tuple[Stage, Components]:
-    """State directory, database, migrations, TEST keys. Raises SetupError when any of them cannot be had; what was there is
-    not touched."""
+    """State directory, database, migrations, TEST keys.
+
+    Raises SetupError when any of them cannot be had; what was there is not touched."""
     _make_directory(state)
     _make_directory(out)
     server = None if dsn else await asyncio.to_thread(launch, state)
@@ -107,7 +122,7 @@ async def set_up(state: Path, out: Path, dsn: str | None, seed: int, start: date
 
 
 def test_components(seed: int) -> Components:
-    """Two components of every root key, drawn from the seed: TEST keys, whose components lie open in the demo's output."""
+    """Two components of every root key, drawn from the seed: TEST keys, which lie open in the demo's output."""
     rng = random.Random(f"{seed}/test components")
     return {name: (rng.randbytes(16), rng.randbytes(16)) for name in required_roots()}
 
@@ -128,7 +143,9 @@ def _make_directory(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SetupError(f"{path} cannot be made or used ({error.strerror}); nothing was changed, name another") from error
+        raise SetupError(
+            f"{path} cannot be made or used ({error.strerror}); nothing was changed, name another"
+        ) from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise SetupError(f"{path} is not writable for this user; nothing was changed, name another directory")
 

@@ -39,19 +39,29 @@ def fund(rng: Random, fleet: Fleet, cards: Sequence[PlannedCard], taps: Iterable
     spends: dict[tuple[str, int], list[Tap]] = defaultdict(list)
     for tap in sorted(taps, key=lambda t: t.at):
         spends[tap.card.serial, tap.purse].append(tap)
-    wanted = [(c, p) for c in cards if c.own and not c.blank for p in c.purses]
+    wanted = [
+        (card, purse, amount)
+        for card in cards
+        if card.own and not card.blank
+        for purse in card.purses
+        for amount in _parts(card, _first_load(rng, spends[card.serial, purse]))
+    ]
     loads = []
-    for nth, (card, purse) in enumerate(wanted):
-        amount = _first_load(rng, spends[card.serial, purse])
-        if amount > MAX_LOAD_FEN:
-            raise ValueError(
-                f"card {card.serial} would spend {amount} fen, above a load's limit: plan more cards or fewer debits"
-            )
+    for nth, (card, purse, amount) in enumerate(wanted):
         at = local(first, OPENING_MIN) + timedelta(seconds=nth * OPENING_SPAN_S // len(wanted))
         tap = load(card, fleet.counters[nth % len(fleet.counters)], purse, at, amount, ("901", "902")[nth % 2])
         tap.initial = True
         loads.append(tap)
     return loads
+
+
+def _parts(card: PlannedCard, amount_fen: int) -> tuple[int, ...]:
+    """The first value of a purse in one load, or in two where one may not carry so much."""
+    if amount_fen > 2 * MAX_LOAD_FEN:
+        raise ValueError(
+            f"card {card.serial} would spend {amount_fen} fen, more than two loads carry: plan more cards or fewer debits"
+        )
+    return (amount_fen,) if amount_fen <= MAX_LOAD_FEN else (MAX_LOAD_FEN, amount_fen - MAX_LOAD_FEN)
 
 
 def _first_load(rng: Random, taps: Sequence[Tap]) -> int:

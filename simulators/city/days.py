@@ -13,10 +13,11 @@ from simulators.city.records import CHINA, Kind
 
 SPELLS = ((6 * 60, 12 * 60), (14 * 60, 22 * 60 + 30))
 """The two spells of a day in which ordinary taps fall, minutes of local time."""
-SLOT_MIN = 10
+SLOTS_MIN = (10, 6, 4, 3)
+"""Minutes between the taps of a card: the widest that leaves room for the day's debits is taken."""
 THRIFTY_FEN = 14000
 """A card that has paid so much on a day rides the cheapest bus from then on: a first load has a limit."""
-MOST_PER_DAY = sum((end - start) // SLOT_MIN for start, end in SPELLS)
+MOST_PER_DAY = sum((end - start) // SLOTS_MIN[-1] for start, end in SPELLS)
 
 
 def local(day: date, minutes: float) -> datetime:
@@ -58,6 +59,7 @@ class OrdinaryDay:
 
     def __init__(self, rng: Random, fleet: Fleet, day: date) -> None:
         self._rng, self._fleet, self._day = rng, fleet, day
+        self._slot_min = SLOTS_MIN[0]
         self._spent: dict[PlannedCard, int] = defaultdict(int)
         cheapest = min(FLAT_FEN[bus.line] for bus in fleet.bus)
         self._cheap = [bus for bus in fleet.bus if FLAT_FEN[bus.line] == cheapest]
@@ -69,8 +71,11 @@ class OrdinaryDay:
         Raises ValueError when the cards are too few to tap that often."""
         spells = {c: [s for s in SPELLS if self._in_use(c, s)] for c in cards if c.own}
         users = [c for c, free in spells.items() if free]
-        slots = {c: sum((end - start) // SLOT_MIN for start, end in spells[c]) for c in users}
-        if debits > sum(slots.values()):
+        for self._slot_min in SLOTS_MIN:
+            slots = {c: sum((end - start) // self._slot_min for start, end in spells[c]) for c in users}
+            if debits <= sum(slots.values()):
+                break
+        else:
             raise ValueError(
                 f"{debits} debits a day need some {debits // MOST_PER_DAY + 25} cards: plan more cards or fewer debits"
             )
@@ -93,7 +98,7 @@ class OrdinaryDay:
         slots."""
         left = wanted
         for nth, (start, end) in enumerate(spells):
-            room = (end - start) // SLOT_MIN
+            room = (end - start) // self._slot_min
             count = left if nth == len(spells) - 1 else max(left - (slots - room), min(room, wanted * room // slots))
             left -= count
             yield from self._spell(card, start, end, count)

@@ -3,7 +3,7 @@ bodies made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from random import Random
 from typing import Any
@@ -22,12 +22,14 @@ from simulators.city.facts import (
     Seal,
     Sent,
     Tap,
+    TimelineItem,
 )
 from simulators.city.records import CHINA, Kind, TapRecord, bcd_instant, encode, frame
 from simulators.city.validators import Card, CityBroken, Psam, Validator
 
 SLACK = timedelta(seconds=120)
 """How far the desk's clock may be from a step's instant; taps of one card are further apart."""
+SIDE_BY_SIDE = timedelta(seconds=60)
 
 
 class Player:
@@ -36,8 +38,9 @@ class Player:
         player = Player(plan, cards, psams)
         uploader = Uploader(plan, player, base_url, directory=out, counter=counter)
         for day in plan.dates:
-            for step in player.steps(day):
-                player.done(step, front_door(step))
+            for steps in player.steps(day):
+                for step in steps:
+                    player.done(step, front_door(step))
             uploader.day(day)
 
     `deliver` is called with the request that carries an act's record as soon as the act is done, because an act expires
@@ -56,7 +59,7 @@ class Player:
         self._validators = {d.psam: Validator(d, psams[d.psam]) for d in plan.devices if not d.online}
         self._clones: dict[str, Card] = {}
         self._versions: dict[int, int] = {}
-        self._waiting: DeskStep | None = None
+        self._waiting: dict[int, DeskStep] = {}
         self._records: dict[int, bytes] = {}
         self._rng = Random(f"{plan.seed}/forgeries")
         self.delivered: set[int] = set()
@@ -68,29 +71,39 @@ class Player:
             if s.kind is Kind.ACT
         }
 
-    def steps(self, day: date) -> Iterator[DeskStep]:
-        """The day in order of time; yields the desk steps and taps by itself between them. Raises CityBroken when
-        `done` was not called for the last step, or a card or PSAM disagrees with the plan."""
+    def steps(self, day: date) -> Iterator[tuple[DeskStep, ...]]:
+        """The day in order of time: taps by itself, and yields the desk steps between them. Steps of one tuple are
+        loads within a minute, which may be done side by side, those of one card in their order.
+
+        Raises CityBroken when `done` was not called for each, or a card or PSAM disagrees with the plan."""
+        side_by_side: list[DeskStep] = []
         for item in self._plan.timeline[day]:
-            if isinstance(item, Copying):
+            step = _desk_step(item)
+            if side_by_side and not _goes_with(step, side_by_side):
+                yield from self._hand_out(side_by_side)
+                side_by_side = []
+            if step is not None:
+                side_by_side.append(step)
+            elif isinstance(item, Copying):
                 self._clones[item.card.serial] = self._cards[item.card.serial].clone()
-            elif isinstance(item, DeskStep) or item.kind in (Kind.LOAD, Kind.ACT):
-                self._waiting = item if isinstance(item, DeskStep) else _desk_step(item)
-                yield self._waiting
-                if self._waiting is not None:
-                    raise CityBroken(
-                        f"the desk step {self._waiting.kind} of card {self._waiting.card} was not reported as done"
-                    )
-            else:
+            elif isinstance(item, Tap):
                 self._tap(item)
+        if side_by_side:
+            yield from self._hand_out(side_by_side)
+
+    def _hand_out(self, steps: Sequence[DeskStep]) -> Iterator[tuple[DeskStep, ...]]:
+        self._waiting = {id(step): step for step in steps}
+        yield tuple(steps)
+        for left in self._waiting.values():
+            raise CityBroken(f"the desk step {left.kind} of card {left.card} was not reported as done")
 
     def done(self, step: DeskStep, result: DeskResult) -> None:
         """Takes the front door's result: LoadResult (None for a cut load), ActResult, ReportResult or
         ReplacementResult.
 
         Raises CityBroken when it is not what was planned."""
-        if step is not self._waiting:
-            raise CityBroken(f"the desk step {step.kind} of card {step.card} is not the one that is waited for")
+        if self._waiting.get(id(step)) is not step:
+            raise CityBroken(f"the desk step {step.kind} of card {step.card} is not one that is waited for")
         if isinstance(result, ReportResult) and step.kind == "report":
             self._versions[id(step)] = result.list_version
         elif isinstance(result, ReplacementResult) and step.kind == "replacement":
@@ -101,7 +114,7 @@ class Player:
             self._act(step, result)
         elif result is not None or step.cut is None:
             raise CityBroken(f"{step.kind} of card {step.card}: {type(result).__name__} is no result of this step")
-        self._waiting = None
+        del self._waiting[id(step)]
 
     def body(self, delivery: Delivery) -> bytes:
         """The request body of a delivery, as its device sends it."""
@@ -214,8 +227,20 @@ def _altered(sent: Sent, record: TapRecord) -> TapRecord:
     return record._replace(**claim)
 
 
-def _desk_step(tap: Tap) -> DeskStep:
-    card, device = tap.card, tap.device
+def _goes_with(step: DeskStep | None, others: Sequence[DeskStep]) -> bool:
+    """Whether a step may be done side by side with others: loads within a minute."""
+    if step is None or step.kind != "load":
+        return False
+    return others[0].kind == "load" and step.instant - others[0].instant <= SIDE_BY_SIDE
+
+
+def _desk_step(item: TimelineItem) -> DeskStep | None:
+    """The desk step that a load, an act or the plan itself asks for; None for what is none."""
+    if isinstance(item, DeskStep):
+        return item
+    if not isinstance(item, Tap) or item.kind not in (Kind.LOAD, Kind.ACT):
+        return None
+    tap, card, device = item, item.card, item.device
     return DeskStep(
         kind="load" if tap.kind is Kind.LOAD else "act", instant=tap.at, card=card.serial, purse=tap.purse,
         terminal=device.terminal,

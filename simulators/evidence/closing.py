@@ -104,7 +104,7 @@ class Closer:
                     if fact is not keeper:
                         legs |= {Account("purse", "fraud"): fen, Account("purse", f"float:{purse}"): -fen}
                     for account, leg_fen in legs.items():
-                        wanted[Leg(account, "fork@1", fact.origin, fact.tap.subject)] += leg_fen
+                        wanted[Leg(account, "fork@1", fact.origin, fact.tap.proof_key.hex())] += leg_fen
 
     def _subsidies(self, wanted: dict[Leg, int], found: dict[Key, Found]) -> None:
         for fact in self.intake.facts:
@@ -120,8 +120,10 @@ class Closer:
                 found["concession", subject] = Found(subsidy_fen, "operator")
             if subsidy_fen > 0 and not fare.wrong_fare and not fare.wrong_class:
                 payable = Account("transit", f"subsidy_payable:{fact.operator}")
-                wanted[Leg(Account("transit", "subsidy"), fare.rule, fact.origin, subject)] += subsidy_fen
-                wanted[Leg(payable, fare.rule, fact.origin, subject)] -= subsidy_fen
+                wanted[Leg(Account("transit", "subsidy"), fare.rule, fact.origin, fact.tap.proof_key.hex())] += (
+                    subsidy_fen
+                )
+                wanted[Leg(payable, fare.rule, fact.origin, fact.tap.proof_key.hex())] -= subsidy_fen
 
     def _fare(self, fact: Fact) -> Fare:
         """Rate a record by the policies of its origin date; the class that it claims decides what was due."""
