@@ -10,6 +10,7 @@ import cyclopts
 from rich.console import Console
 
 from cardcore.errors import SetupError
+from clearing import close_cli
 from clearing.clock import Clock, FileClock, SystemClock
 from clearing.intake import Verifiers
 from clearing.intake import retake as retake_exhibits
@@ -24,7 +25,8 @@ from clearing.store.migrate import migrate
 from clearing.store.types import Pool
 from keys.store import open_store
 
-app = cyclopts.App(name="clearing", help="What taps are worth: take in, prove, post.")
+app = cyclopts.App(name="clearing", help="What taps are worth: take in, prove, post, close.")
+app.update(close_cli.app)
 _console = Console(highlight=False)
 
 
@@ -84,7 +86,9 @@ def retake(*, state: Path | None = None, dsn: str | None = None, clock: Path | N
         with open_store(settings.keys) as store:
             async with open_pool(settings) as pool:
                 done = await retake_exhibits(pool, Verifiers.of(store), clock_of(settings))
-        _console.print(f"{done.looked_at} records looked at: {done.proven} proven, {done.changed} with another verdict.")
+        _console.print(
+            f"{done.looked_at} records looked at: {done.proven} proven, {done.changed} with another verdict."
+        )
 
     asyncio.run(act())
 

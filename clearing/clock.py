@@ -21,10 +21,11 @@ class SystemClock:
 
 
 class FileClock:
-    """An instant written in a file (ISO 8601 with offset), read again whenever the file changed: the clock of a demonstration.
+    """An instant written in a file (ISO 8601 with offset), read again whenever the file changed: the clock of a
+    demonstration.
 
-    Raises SetupError when the file is missing at the first reading or does not hold an instant; while a writer replaces the
-    file, the last instant read stands.
+    Raises SetupError when the file is missing at the first reading or does not hold an instant; while a writer
+    replaces the file, the last instant read stands.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,7 +49,9 @@ class FileClock:
         if text:
             self._now, self._mark = self._parse(text), mark
         elif self._mark is None:
-            raise SetupError(f"The clock file {self._path} is empty. Write an instant such as 2026-03-02T08:00:00+08:00.")
+            raise SetupError(
+                f"The clock file {self._path} is empty. Write an instant such as 2026-03-02T08:00:00+08:00."
+            )
         return self._now
 
     def _parse(self, text: str) -> datetime:

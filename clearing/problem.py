@@ -13,7 +13,8 @@ class Retry(StrEnum):
 
 
 class Problem(OnecardError):
-    """`status` and `code` of docs/wire.md; `after_s` seconds to wait where `retry` is AFTER; `seq` the records at fault."""
+    """`status` and `code` of docs/wire.md; `after_s` seconds to wait where `retry` is AFTER; `seq` the records at
+    fault."""
 
     def __init__(
         self, status: int, code: str, retry: Retry, message: str, after_s: int | None = None, seq: Sequence[int] = ()

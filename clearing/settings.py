@@ -1,4 +1,5 @@
-"""What a deployment may set, by options or by environment variables ONECARD_…, and where things lie under the state directory."""
+"""What a deployment may set, by options or by environment variables ONECARD_…, and where things lie under the state
+directory."""
 
 from pathlib import Path
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cardcore.errors import OnecardError
-from clearing.store import launcher
+from clearing.store.binaries import embedded_binaries
 from readers.pcsc import scard
 
 
@@ -52,7 +52,7 @@ def _python() -> Finding:
 
 def _postgresql() -> Finding:
     try:
-        path = launcher.binaries()
+        path = embedded_binaries().bin
     except OnecardError as error:
         return Finding("PostgreSQL", "clearing", False, "no embedded binaries", str(error))
     return Finding("PostgreSQL", "clearing", True, f"embedded, in {path}")

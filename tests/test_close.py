@@ -262,7 +262,8 @@ async def test_fee_is_half_up_on_the_sum_of_the_day(house: ClearingSide) -> None
     assert [(fee.base_fen, fee.fee_fen, fee.remainder) for fee in closing.fees] == [(500, 2, -5000)]
     nets = await house.pool.fetch("SELECT class, party, net_fen FROM net_position WHERE date = $1", D1)
     assert {tuple(row) for row in nets} == {
-        ("stored value", "101", 498), ("stored value", "201", 200), ("stored value", "clearing", 2), ("stored value", "issuer", -700),
+        ("stored value", "101", 498), ("stored value", "201", 200), ("stored value", "clearing", 2), ("stored value",
+        "issuer", -700),
     }  # fmt: skip
 
 
@@ -273,7 +274,10 @@ async def test_quarantine_conflict_and_torn_cases(house: ClearingSide) -> None:
     await house.exhibit(forged, at("03-02 08:00"), "quarantined", "bad-proof")
     await house.exhibit(replace(forged, sequence=78), at("03-02 08:00"), "quarantined", "terminal-suspended")
     await house.exhibit(replace(tap, sequence=79), at("03-02 08:00"), "conflict", "conflict")
-    torn = [replace(tap, kind=6, sequence=80 + n, counter=counter, cryptogram=bytes(8)) for n, counter in enumerate((0, 1, 3))]
+    torn = [
+        replace(tap, kind=6, sequence=80 + n, counter=counter, cryptogram=bytes(8))
+        for n, counter in enumerate((0, 1, 3))
+    ]
     await house.tap(A, 2, 200, 600, at("03-02 09:00"))
     for record in torn:
         await house.exhibit(record, at("03-02 08:30"), "memo", "torn")
@@ -284,7 +288,9 @@ async def test_quarantine_conflict_and_torn_cases(house: ClearingSide) -> None:
     assert [cases["torn", subject(record)] for record in torn] == [
         (200, D1, D1, "void", "clearing"), (200, D1, None, None, "clearing"), (200, D1, None, None, "clearing"),
     ]  # fmt: skip
-    details = await house.pool.fetch("SELECT detail ->> 'outcome' AS outcome FROM case_file WHERE kind = 'torn' ORDER BY subject")
+    details = await house.pool.fetch(
+        "SELECT detail ->> 'outcome' AS outcome FROM case_file WHERE kind = 'torn' ORDER BY subject"
+    )
     assert [row["outcome"] for row in details] == ["void", "committed", "undecided"]
     assert {kind for kind, _ in cases} == {"bad-proof", "conflict", "torn", "card-gap"}
     await house.pool.execute("UPDATE exhibit SET taken_up_at = now() WHERE code = 'bad-proof'")
@@ -297,7 +303,8 @@ async def test_quarantine_conflict_and_torn_cases(house: ClearingSide) -> None:
 
 async def test_suspended_records_are_cases_and_stay(house: ClearingSide) -> None:
     codes = ("clock", "psam-inactive", "unknown-card", "replaced-card")
-    taps = [await house.tap(card(5), n, 10, 100 - 10 * n, at(f"03-02 08:0{n}"), terminal=SHOP, state="suspended", code=code)
+    taps = [await house.tap(card(5), n, 10, 100 - 10 * n, at(f"03-02 08:0{n}"), terminal=SHOP, state="suspended",
+        code=code)
             for n, code in enumerate(codes)]  # fmt: skip
     rogue = await house.load(card(6), 0, 100, 0, at("03-02 07:00"), proven=False)
     await house.pool.execute("DELETE FROM load_order")
@@ -314,14 +321,24 @@ async def test_denylist_bearer(house: ClearingSide) -> None:
     await house.pool.execute(
         "INSERT INTO denylist VALUES ($1, 5, 'lost', $2, $2, $3)", A, at("03-02 08:00"), at("03-02 09:00")
     )
-    knew = await house.tap(A, 0, 10, 0, at("03-02 08:30"), state="suspended", code="denylisted", list_version=5, terminal=SHOP)
-    new = await house.tap(A, 1, 10, -10, at("03-03 08:59"), state="suspended", code="denylisted", list_version=4, terminal=SHOP)
-    bare = await house.tap(A, 2, 10, -20, at("03-03 08:59"), state="suspended", code="denylisted", list_version=5, terminal=SHOP,
+    knew = await house.tap(
+        A, 0, 10, 0, at("03-02 08:30"), state="suspended", code="denylisted", list_version=5, terminal=SHOP
+    )
+    new = await house.tap(
+        A, 1, 10, -10, at("03-03 08:59"), state="suspended", code="denylisted", list_version=4, terminal=SHOP
+    )
+    bare = await house.tap(A, 2, 10, -20, at("03-03 08:59"), state="suspended", code="denylisted", list_version=5,
+        terminal=SHOP,
                            sealed=False)  # fmt: skip
     grace = await house.tap(A, 3, 10, -20, at("03-03 09:00"), state="suspended", code="denylisted", terminal=SHOP)
     await house.close()
     cases = await house.cases()
-    assert [cases["denylist", subject(tap)][4] for tap in (knew, new, bare, grace)] == ["acquirer", "issuer", "issuer", "acquirer"]
+    assert [cases["denylist", subject(tap)][4] for tap in (knew, new, bare, grace)] == [
+        "acquirer",
+        "issuer",
+        "issuer",
+        "acquirer",
+    ]
 
 
 async def test_sequence_and_batch_cases(house: ClearingSide) -> None:
@@ -392,5 +409,7 @@ async def test_balances_fold_from_day_to_day(house: ClearingSide) -> None:
     await house.close()
     await house.tap(A, 0, 200, 1000, at("03-02 08:00"))
     await house.close()
-    rows = await house.pool.fetch("SELECT date, debit_fen, credit_fen, closing_fen FROM balance WHERE account = 'float:1' ORDER BY 1")
+    rows = await house.pool.fetch(
+        "SELECT date, debit_fen, credit_fen, closing_fen FROM balance WHERE account = 'float:1' ORDER BY 1"
+    )
     assert [tuple(row) for row in rows] == [(D1, 0, 1000, -1000), (D2, 200, 0, -800)]

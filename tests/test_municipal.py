@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from cardcore.errors import RefusedError
 from clearing.ledger.export import read_books
-from clearing.ledger.verify import verify
 from clearing.municipal.encoding import encoding_of, lines_of, text_of
 from clearing.municipal.importer import ImportReport, import_taps
 from clearing.municipal.rows import COLUMNS, Layout, card_id
+from clearing.verify import verify
 from tests.clearing_side import D1, D2, ClearingSide, StoppedClock, at, clearing_side
 
 HEADER = ",".join(COLUMNS)
@@ -60,7 +60,9 @@ async def test_rides_are_posted_and_reported_per_operator(database: str, tmp_pat
         report = await take(side, write(tmp_path / "taps.csv", *GOOD, BUS_RIDE, NOWHERE))
         assert (report.lines, report.accepted, report.rides, report.duplicates) == (8, 6, 5, 1)
         assert report.quarantined == Counter({"missing-place": 1})
-        figures = {row.name: (row.rides, row.full_fare_fen, row.charged_fen, row.discount_fen) for row in report.operators}
+        figures = {
+            row.name: (row.rides, row.full_fare_fen, row.charged_fen, row.discount_fen) for row in report.operators
+        }
         assert figures == {"东风巴士": (2, 400, 160, 240), "地铁一号线": (3, 1200, 1140, 60)}
         bus, metro = (row.operator for row in sorted(report.operators, key=lambda row: row.name))
         assert await side.moves(D1, "import") == {
@@ -74,7 +76,11 @@ async def test_rides_are_posted_and_reported_per_operator(database: str, tmp_pat
         }
         await side.close()
         case = await side.pool.fetchrow("SELECT *, detail ->> 'count' AS count FROM case_file")
-        assert (case["kind"], case["subject"], case["count"]) == ("business-date", f"{metro}/2026-03-03/2026-03-02", "1")
+        assert (case["kind"], case["subject"], case["count"]) == (
+            "business-date",
+            f"{metro}/2026-03-03/2026-03-02",
+            "1",
+        )
         assert [check for check in await verify(side.pool) if not check.ok] == []
         net = await side.pool.fetch("SELECT party, net_fen FROM net_position WHERE date = $1", D1)
         assert {row["party"]: row["net_fen"] for row in net} == {
@@ -118,7 +124,8 @@ async def test_unknown_company_is_kept_and_taken_up_when_known(database: str, tm
         with pytest.raises(RefusedError, match="nobody vouches"):
             await import_taps(side.pool, path, CLOCK)
         await side.pool.execute(
-            """INSERT INTO policy VALUES ('source', 'municipal-taps', '2026-01-01', 1, '', '{"cryptogram":false,"operators":{}}')"""
+            """INSERT INTO policy VALUES ('source', 'municipal-taps', '2026-01-01', 1, '',
+                '{"cryptogram":false,"operators":{}}')"""
         )
         report = await import_taps(side.pool, path, CLOCK)
         assert (report.quarantined, report.unknown) == (Counter({"unknown-company": 1}), Counter({"东风巴士": 1}))
@@ -186,7 +193,7 @@ def test_a_stray_quote_swallows_no_other_line(tmp_path: Path) -> None:
 def test_values_are_read_as_meant() -> None:
     tap = Layout(HEADER).read(1, BUS_RIDE.replace("200", "２００.0").replace(",160,", ", 160,"))
     assert (tap.full_fare_fen, tap.charged_fen, tap.ride) == (200, 160, True)
-    assert tap.moment == datetime(2026, 3, 2, 8)  # noqa: DTZ001 - a wall clock
+    assert tap.moment == datetime(2026, 3, 2, 8)
     assert tap.close_date == date(2026, 3, 2)
     # SM3 by the book: scheme, a zero byte, the masked text.
     assert tap.card == card_id("AAABBBCCC")

@@ -3,20 +3,23 @@
 import asyncpg
 import pytest
 
-from clearing.ledger.verify import verify
+from clearing.verify import verify
 from tests.clearing_side import METRO, SHOP, ClearingSide, at, card, clearing_side, resealed
 
 A, B, E = card(1), card(2), card(4)
 
 
 async def busy_day(house: ClearingSide) -> None:
-    """Loads, subsidised rides, a gap, a fork, an evidence load, a late record, a suspended one; two dates closed, one open."""
+    """Loads, subsidised rides, a gap, a fork, an evidence load, a late record, a suspended one; two dates closed, one
+    open.
+    """
     await house.load(A, 0, 1000, 0, at("03-02 07:00"))
     await house.tap(A, 0, 200, 1000, at("03-02 08:00"))
     await house.tap(A, 2, 100, 650, at("03-02 10:00"), terminal=SHOP)
     await house.load(B, 0, 5000, 0, at("03-02 07:00"))
     await house.tap(B, 0, 100, 5000, at("03-02 08:00"), full_fare_fen=200, concession=2)
-    await house.tap(B, 1, 200, 4900, at("03-02 09:00"), terminal=METRO, kind=3, station=9, entry_station=5, full_fare_fen=400,
+    await house.tap(B, 1, 200, 4900, at("03-02 09:00"), terminal=METRO, kind=3, station=9, entry_station=5,
+        full_fare_fen=400,
                     concession=2)  # fmt: skip
     await house.load(B, 1, 300, 4700, at("03-02 09:30"), proven=False)
     bare = await house.tap(B, 2, 100, 5000, at("03-02 10:00"), sealed=False, full_fare_fen=200, concession=2)
@@ -52,15 +55,18 @@ async def test_sound_books_pass_every_check(database: str) -> None:
 
 
 MUTATIONS = {
-    "a posting deleted": ("DELETE FROM posting WHERE account = 'payable:201' AND rule = 'debit'", "L1 journals sum to zero"),
+    "a posting deleted": ("DELETE FROM posting WHERE account = 'payable:201' AND rule = 'debit'",
+    "L1 journals sum to zero"),
     "a journal deleted": (
         "DELETE FROM posting WHERE journal_id = (SELECT min(journal_id) FROM posting WHERE rule = 'debit')",
         "C5 every record is posted once",
     ),
     "a journal doubled": (
-        """INSERT INTO posting (journal_id, ledger, account, class, rule, version, business_date, origin_date, count, amount_fen,
+        """INSERT INTO posting (journal_id, ledger, account, class, rule, version, business_date, origin_date, count,
+            amount_fen,
                                 merkle_root)
-           SELECT journal_id, ledger, account, class, rule, version, business_date, origin_date, count, amount_fen, merkle_root
+           SELECT journal_id, ledger, account, class, rule, version, business_date, origin_date, count, amount_fen,
+               merkle_root
            FROM posting WHERE journal_id = (SELECT min(journal_id) FROM posting WHERE rule = 'debit')""",
         "C5 every record is posted once",
     ),
@@ -70,8 +76,10 @@ MUTATIONS = {
                                 (SELECT min(posting_id) FROM posting WHERE account = 'payable:102'))""",
         "C5 every record is posted once",
     ),
-    "a fact dropped": ("DELETE FROM fact WHERE card = '\\x03100000000000000001' AND counter = 2", "C5 every record is posted once"),
-    "a fact's amount changed": ("UPDATE fact SET amount_fen = 99 WHERE counter = 2 AND sealed", "F1 float is what the cards hold"),
+    "a fact dropped": ("DELETE FROM fact WHERE card = '\\x03100000000000000001' AND counter = 2",
+    "C5 every record is posted once"),
+    "a fact's amount changed": ("UPDATE fact SET amount_fen = 99 WHERE counter = 2 AND sealed",
+    "F1 float is what the cards hold"),
     "a subsidy raised": (
         "UPDATE posting SET amount_fen = amount_fen * 2 WHERE rule = 'subsidy'", "C5 closes post what they carry",
     ),
@@ -84,15 +92,20 @@ MUTATIONS = {
         """WITH c AS (DELETE FROM carried WHERE rule = 'gap') DELETE FROM posting WHERE rule = 'gap'""",
         "R6 gaps follow from the cards' own counters",
     ),
-    "a fork forgotten": ("DELETE FROM carried WHERE rule = 'fork'", "rule 4 forks are suspended and borne by the issuer"),
-    "a case hidden": ("DELETE FROM case_file WHERE kind = 'card-gap' AND resolved IS NULL", "F5 open gaps are unsettled value"),
-    "a balance touched": ("UPDATE balance SET closing_fen = closing_fen + 1 WHERE account = 'float:1'", "L3 balances are the sums of postings"),
-    "a net touched": ("UPDATE net_position SET net_fen = net_fen + 1 WHERE party = '101'", "C2 nets are what was posted"),
+    "a fork forgotten": ("DELETE FROM carried WHERE rule = 'fork'",
+    "rule 4 forks are suspended and borne by the issuer"),
+    "a case hidden": ("DELETE FROM case_file WHERE kind = 'card-gap' AND resolved IS NULL",
+    "F5 open gaps are unsettled value"),
+    "a balance touched": ("UPDATE balance SET closing_fen = closing_fen + 1 WHERE account = 'float:1'",
+    "L3 balances are the sums of postings"),
+    "a net touched": ("UPDATE net_position SET net_fen = net_fen + 1 WHERE party = '101'",
+    "C2 nets are what was posted"),
     "a record exchanged in a posting": (
         "UPDATE posting SET merkle_root = '\\x00' WHERE posting_id = (SELECT min(posting_id) FROM posting)",
         "rule 21 Merkle roots of intake",
     ),
-    "a journal without a cause": ("UPDATE journal SET reference = '1/1' WHERE journal_id = 1", "L8 every journal has its cause"),
+    "a journal without a cause": ("UPDATE journal SET reference = '1/1' WHERE journal_id = 1",
+    "L8 every journal has its cause"),
     "a batch miscounted": ("UPDATE batch SET count = 2 WHERE batch_id = 1", "R1 batches add up"),
     "a frozen card released": ("DELETE FROM denylist", "rule 4 disputed cards are frozen"),
 }  # fmt: skip
@@ -121,13 +134,19 @@ async def test_disabled_guards_are_noticed(database: str) -> None:
 async def test_history_cannot_be_edited(database: str) -> None:
     async with clearing_side(database) as side:
         await busy_day(side)
-        for statement in ("DELETE FROM posting", "UPDATE journal SET reference = 'x'", "UPDATE posting SET amount_fen = 1"):
+        for statement in (
+            "DELETE FROM posting",
+            "UPDATE journal SET reference = 'x'",
+            "UPDATE posting SET amount_fen = 1",
+        ):
             with pytest.raises(asyncpg.RestrictViolationError):
                 await side.pool.execute(statement)
 
 
 class _Single:
-    """A pool of the one connection whose transaction holds the mutation; what `verify` starts becomes a savepoint of it."""
+    """A pool of the one connection whose transaction holds the mutation; what `verify` starts becomes a savepoint of
+    it.
+    """
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection

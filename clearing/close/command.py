@@ -31,7 +31,9 @@ Finding = tuple[str, str, int, str, str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """A closed date; `repeated`: it was closed before, nothing was changed. Cases are counted as this close left them."""
+    """A closed date; `repeated`: it was closed before, nothing was changed. Cases are counted as this close left
+    them.
+    """
 
     date: date
     closed_at: datetime
@@ -48,8 +50,8 @@ class Closing:
 async def close(pool: Pool, day: date | None, clock: Clock) -> Closing:
     """Close the open date (`day` None: whichever it is). Closing a closed date says so and changes nothing.
 
-    Raises RefusedError('no-open-day' | 'not-the-open-day'). One transaction: a failed or cancelled close leaves the date open and
-    everything as it was. Intakes wait meanwhile, since the open date is locked.
+    Raises RefusedError('no-open-day' | 'not-the-open-day'). One transaction: a failed or cancelled close leaves the
+    date open and everything as it was. Intakes wait meanwhile, since the open date is locked.
     """
     async with pool.acquire() as connection, connection.transaction():
         open_day = await rows.lock_open_day(connection)
@@ -195,6 +197,7 @@ def _load_targets(loads: Iterable[StoredRow], calendar: Calendar) -> Iterable[Ta
 def _leg(row: StoredRow) -> Leg:
     keys: Sequence[bytes] = row["proof_keys"]
     return (
-        row["ledger"], row["account"], accounts.class_of(row["account"]), row["rule"], row["version"], row["origin_date"],
+        row["ledger"], row["account"], accounts.class_of(row["account"]), row["rule"], row["version"],
+        row["origin_date"],
         len(keys), row["fen"], merkle_root(keys) if keys else None,
     )  # fmt: skip

@@ -12,7 +12,9 @@ _TEN_THOUSAND = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Fee:
-    """`fee_fen` = `base_fen` × `bps` / 10000, half up; `remainder` is base × bps − fee × 10000, in ten-thousandths of a fen."""
+    """`fee_fen` = `base_fen` × `bps` / 10000, half up; `remainder` is base × bps − fee × 10000, in ten-thousandths of a
+    fen.
+    """
 
     sector: str
     operator: int

@@ -1,4 +1,5 @@
-"""What lies between two known records of a card: a gap, a load that got through or did not, or something nobody can explain.
+"""What lies between two known records of a card: a gap, a load that got through or did not, or something nobody can
+explain.
 
 Pure logic of rules 12 and 17 (docs/ledger.md, "Gaps"); amounts in fen.
 """
@@ -24,8 +25,9 @@ class Doubt:
 class Step:
     """Two consecutive known records of (card, purse, generation), with counters `lower` (−1: the anchor) and `upper`.
 
-    `after_fen` is the value after the lower one, `before_fen` that before the upper one; between them `loads_fen` were loaded, and
-    `unsealed` proven debits without a seal took `unsealed_fen`. The upper record lends its proof key and origin date.
+    `after_fen` is the value after the lower one, `before_fen` that before the upper one; between them `loads_fen` were
+    loaded, and `unsealed` proven debits without a seal took `unsealed_fen`. The upper record lends its proof key and
+    origin date.
     """
 
     card: bytes
@@ -59,7 +61,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The judgement: a case (`kind` None: none) of `amount_fen`, a gap to be booked, and loads now known to be true or void."""
+    """The judgement: a case (`kind` None: none) of `amount_fen`, a gap to be booked, and loads now known to be true or
+    void.
+    """
 
     kind: str | None = None
     subject: str = ""

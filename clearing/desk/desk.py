@@ -15,6 +15,7 @@ from clearing.ledger.postings import PAYER_CLASS
 from clearing.registry.document import DenylistDelay
 from clearing.registry.snapshot import Registry, RegistryFeed
 from clearing.store import desk as rows
+from clearing.store.transaction import transaction
 from clearing.store.types import Connection, Pool
 from keys.proof import act_digest
 
@@ -51,11 +52,12 @@ class Desk:
     async def open_act(self, request: ActRequest) -> ActGrant:
         """Open an online act for 120 s and one use (rule 6).
 
-        Raises RefusedError `unknown-card`, `frozen-card`, `split`. A cancelled call leaves an act that expires by itself.
+        Raises RefusedError `unknown-card`, `frozen-card`, `split`. A cancelled call leaves an act that expires by
+        itself.
         """
         _check_split(request)
         now = self._clock.now()
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with transaction(self._pool) as connection:
             registry = await self._feed.current(connection)
             await _check_card(connection, request.identity.card, request.identity.issuer)
             assert registry.calendar is not None, "a registry with terminals has a cut-off policy"
@@ -98,9 +100,10 @@ class Desk:
     async def report(self, card: bytes, reason: str, reported: datetime) -> Listed:
         """Denylist a card; when the entry is effective and published says the `denylist` policy (at once without one).
 
-        The same report again gives the same entry. Raises RefusedError `unknown-card`. Cancelled, the card may be listed.
+        The same report again gives the same entry. Raises RefusedError `unknown-card`. Cancelled, the card may be
+        listed.
         """
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with transaction(self._pool) as connection:
             registry = await self._feed.current(connection)
             if await rows.card_row(connection, card) is None:
                 raise RefusedError("unknown-card", "The registry has no such card. Nothing was listed.")
@@ -111,18 +114,21 @@ class Desk:
         return Listed(row["version"], row["effective_at"], row["published_at"])
 
     async def replace(self, old: bytes, new: bytes) -> int:
-        """Put `new` in the place of `old`; the fen that the next load of `new` through channel `transfer` may carry: what `old`
-        holds by the books (rule 18), not less than nothing.
+        """Put `new` in the place of `old`; the fen that the next load of `new` through channel `transfer` may carry:
+        what `old` holds by the books (rule 18), not less than nothing.
 
-        The same pair again gives the same answer. Raises RefusedError `unknown-card`, and `frozen-card` when either card has
-        been replaced or replaces another, or `new` is on the denylist. Cancelled, the replacement may have been made.
+        The same pair again gives the same answer. Raises RefusedError `unknown-card`, and `frozen-card` when either
+        card has been replaced or replaces another, or `new` is on the denylist. Cancelled, the replacement may have
+        been made.
         """
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with transaction(self._pool) as connection:
             for row in await rows.replacements_with(connection, old, new):
                 if (row["old"], row["new"]) == (old, new):
                     return int(row["load_fen"])
                 if row["new"] != old:
-                    raise RefusedError("frozen-card", "One of the cards is part of another replacement. Nothing was done.")
+                    raise RefusedError(
+                        "frozen-card", "One of the cards is part of another replacement. Nothing was done."
+                    )
             if old == new or await rows.card_row(connection, old) is None:
                 raise RefusedError("unknown-card", "The registry has no such card to replace. Nothing was done.")
             await _check_card(connection, new)
@@ -145,5 +151,6 @@ def _check_split(request: ActRequest) -> None:
     if not payers <= set(PAYER_CLASS) or not whole:
         raise RefusedError(
             "split",
-            f"The split has to give {request.amount_fen} fen to {' and '.join(sorted(PAYER_CLASS))}. Nothing was opened.",
+            f"The split has to give {request.amount_fen} fen to {' and '.join(sorted(PAYER_CLASS))}. "
+            "Nothing was opened.",
         )

@@ -11,6 +11,7 @@ from clearing.desk.purse import PurseTerms, purse_terms
 from clearing.registry.document import Licence, Limit
 from clearing.registry.snapshot import Registry, RegistryFeed
 from clearing.store import desk as rows
+from clearing.store.transaction import transaction
 from clearing.store.types import Connection, Pool
 from keys.proof import sm3
 
@@ -29,12 +30,12 @@ class Loads:
     async def authorise_load(self, request: LoadRequest) -> LoadGrant:
         """MAC2 for a load, stored as authorised before it leaves. The same request again gets the same grant.
 
-        Raises RefusedError with a code of docs/wire.md; nothing is loaded then. A cancelled call may have authorised the load;
-        without MAC2 the card does not take it, and the next evidence of the card resolves it.
+        Raises RefusedError with a code of docs/wire.md; nothing is loaded then. A cancelled call may have authorised
+        the load; without MAC2 the card does not take it, and the next evidence of the card resolves it.
         """
         load_id = _load_id(request)
         now = self._clock.now()
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with transaction(self._pool) as connection:
             registry = await self._feed.current(connection)
             await self._check(connection, registry, request, registry.business_date(now), load_id)
             await rows.reserve_load(connection, _order(load_id, request, now))
@@ -44,7 +45,7 @@ class Loads:
             async with self._pool.acquire() as connection:
                 await rows.drop_reservation(connection, load_id)
             raise
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with transaction(self._pool) as connection:
             await rows.authorise_load(connection, load_id, now)
             if request.channel == TRANSFER:
                 await rows.carry_transfer(connection, request.identity.card, load_id)
@@ -72,8 +73,9 @@ def _check_licence(registry: Registry, request: LoadRequest, terms: PurseTerms, 
     if licence is None or not terms.sectors <= set(licence.sectors):
         raise RefusedError(
             "licence",
-            f"Purse {request.purse} pays in {', '.join(sorted(terms.sectors)) or 'sectors that nobody declared'}, and no licence "
-            "policy covers that. Nothing was loaded. Take a `licence` policy with a reserve bank into the registry.",
+            f"Purse {request.purse} pays in {', '.join(sorted(terms.sectors)) or 'sectors that nobody declared'}, "
+            "and no licence policy covers that. Nothing was loaded. Take a `licence` policy with a reserve bank into "
+            "the registry.",
         )
 
 
@@ -91,7 +93,8 @@ def _check_limit(registry: Registry, request: LoadRequest, terms: PurseTerms, da
 
 
 async def _check_transfer(connection: Connection, request: LoadRequest, load_id: str) -> None:
-    """The value of a replaced card travels once: by one load, or by another try of it under the same counter of the card."""
+    """The value of a replaced card travels once: by one load, or by another try of it under the same counter of the
+    card."""
     transfer = await rows.transfer_of(connection, request.identity.card)
     if transfer is None:
         raise RefusedError("not-open", "The card replaces none. Nothing was loaded. Make the replacement first.")

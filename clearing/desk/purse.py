@@ -1,6 +1,7 @@
 """What the profile of a registered card says of a purse, as far as the desk has to know it."""
 
 from dataclasses import dataclass
+from functools import cache
 
 from cardcore.errors import ProfileError
 from cardcore.profile import load_profile
@@ -22,6 +23,7 @@ class PurseTerms:
         return self.sectors != {Sector.TRANSIT.label}
 
 
+@cache
 def purse_terms(profile_name: str, suite: Suite, purse: int) -> PurseTerms | None:
     """The purse of application `purse`; None when the card has none there, or its profile is not one of ours."""
     try:

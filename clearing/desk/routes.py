@@ -119,7 +119,12 @@ class _Routes:
         if party and str(party.id) != body.channel:
             raise _bad("channel is a party id without leading zeros")
         grant = await self.desk.authorise_load(body.request())
-        answer = {"load_id": grant.load_id, "date": grant.date.hex(), "time": grant.time.hex(), "mac2": grant.mac2.hex()}
+        answer = {
+            "load_id": grant.load_id,
+            "date": grant.date.hex(),
+            "time": grant.time.hex(),
+            "mac2": grant.mac2.hex(),
+        }
         return web.json_response(answer, status=201)
 
     async def acts(self, request: web.Request) -> web.Response:

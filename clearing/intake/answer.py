@@ -24,22 +24,28 @@ _COUNTED = {
 def answer_text(
     batch: Batch, verdicts: NDArray[np.uint8], seen: Sequence[tuple[int, int]], pace_s: int, now: datetime
 ) -> str:
-    """JSON text of the answer; `verdicts` are of the batch's records, `seen` the first ranges of its epoch, in order."""
+    """JSON text of the answer; `verdicts` are of the batch's records, `seen` the first ranges of its epoch, in
+    order."""
     ack_seq, missing = acknowledged(seen)
     counts = np.bincount(verdicts, minlength=len(Verdict) + 1)
     answer: dict[str, object] = {"n": batch.n, "ack_seq": ack_seq, "missing": missing}
     for member, state in _COUNTED.items():
         answer[member] = int(sum(counts[verdict] for verdict in Verdict if verdict.state is state))
-    answer["quarantined"] = [
-        {"seq": int(sequence), "code": Verdict(int(row)).code}
-        for row, sequence in zip(verdicts, batch.records["sequence"], strict=True)
-        if row > Verdict.DUPLICATE and Verdict(int(row)).state is State.QUARANTINED
-    ] if counts[Verdict.TERMINAL_SUSPENDED : Verdict.CONFLICT].any() else []
+    answer["quarantined"] = (
+        [
+            {"seq": int(sequence), "code": Verdict(int(row)).code}
+            for row, sequence in zip(verdicts, batch.records["sequence"], strict=True)
+            if row > Verdict.DUPLICATE and Verdict(int(row)).state is State.QUARANTINED
+        ]
+        if counts[Verdict.TERMINAL_SUSPENDED : Verdict.CONFLICT].any()
+        else []
+    )
     return json.dumps(answer | {"pace_s": pace_s, "now": now.isoformat()})
 
 
 def acknowledged(seen: Sequence[tuple[int, int]]) -> tuple[int, list[list[int]]]:
-    """The highest sequence below which nothing is missing, and up to 32 missing ranges; `seen` ascends without touching."""
+    """The highest sequence below which nothing is missing, and up to 32 missing ranges; `seen` ascends without
+    touching."""
     ack_seq, expected = 0, 1
     missing: list[list[int]] = []
     for first, last in seen:

@@ -31,7 +31,13 @@ def sequence_runs(records: Records) -> list[Run]:
     starts = np.concatenate(([0], np.flatnonzero(edge) + 1))
     stops = np.concatenate((np.flatnonzero(edge), [len(order) - 1]))
     return list(
-        zip(terminal[starts].tolist(), epoch[starts].tolist(), sequence[starts].tolist(), sequence[stops].tolist(), strict=True)
+        zip(
+            terminal[starts].tolist(),
+            epoch[starts].tolist(),
+            sequence[starts].tolist(),
+            sequence[stops].tolist(),
+            strict=True,
+        )
     )
 
 
@@ -45,7 +51,8 @@ async def look_up(
     runs: Sequence[Run] = (),
     facts: bool,
 ) -> Evidence:
-    """Evidence on the group: exhibits within `runs`, tallies of `owners`, acts, loads, and with `facts` the stored proof keys."""
+    """Evidence on the group: exhibits within `runs`, tallies of `owners`, acts, loads, and with `facts` the stored
+    proof keys."""
     records = arrivals.records
     cards = np.unique(records["card"][records["kind"] == Kind.LOAD])
     act_ids = np.unique(records["act_id"][records["kind"] == Kind.ACT])
@@ -57,7 +64,9 @@ async def look_up(
             connection,
             [card.tobytes() for card in records["card"]],
             [key.tobytes() for key in proofs.key],
-        ) if facts else {},
+        )
+        if facts
+        else {},
         loads=await rows.authorised_loads(connection, [card.tobytes() for card in cards]) if len(cards) else {},
         acts=_opened(await rows.opened_acts(connection, [act.tobytes() for act in act_ids])) if len(act_ids) else {},
         tallies={at: Tally(*tallies.get(owner, (0, 0))) for at, owner in enumerate(owners)},

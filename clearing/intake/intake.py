@@ -13,24 +13,26 @@ from clearing.intake.evidence import look_up, sequence_runs
 from clearing.intake.frame import Batch
 from clearing.intake.group import Group, Upload, arrivals_of, prove_group
 from clearing.intake.proving import Verifiers
-from clearing.intake.settle import settle
+from clearing.intake.settle import Settled, settle
 from clearing.intake.write import Books, write_settled
 from clearing.ledger.postings import summed
 from clearing.problem import Problem, Retry, busy
 from clearing.registry.snapshot import Registry, RegistryFeed
 from clearing.store import intake as rows
 from clearing.store.connect import UNAVAILABLE
+from clearing.store.transaction import transaction
 from clearing.store.types import Connection, Pool
 from clearing.verdict.table import Verdict
 
 GROUP = 64
 WAITING_ROOM = 1024
+_ONCE_PERHAPS_PROVEN = (Verdict.TERMINAL_SUSPENDED, Verdict.UNKNOWN_PSAM, Verdict.NO_KEY, Verdict.BAD_PROOF)
 _log = structlog.get_logger("clearing.intake")
 
 
 class Intake:
-    """Takes batches in groups: while one group commits, the next one is proved. One intake per database does the writing;
-    a second one (a retake) waits its turn."""
+    """Takes batches in groups: while one group commits, the next one is proved. One intake per database does the
+    writing; a second one (a retake) waits its turn."""
 
     def __init__(self, pool: Pool, verifiers: Verifiers, clock: Clock, feed: RegistryFeed | None = None) -> None:
         self.feed = feed or RegistryFeed()
@@ -57,8 +59,8 @@ class Intake:
     async def upload(self, batch: Batch) -> str:
         """The answer to a batch as JSON text, after its commit; a repeated batch gets its first answer.
 
-        Raises Problem: `batch-conflict` (409), `busy` (503; all of the batch or nothing is stored, sending it again is safe).
-        A cancelled call may have stored the batch, wholly or not at all: send it again and see.
+        Raises Problem: `batch-conflict` (409), `busy` (503; all of the batch or nothing is stored, sending it again is
+        safe). A cancelled call may have stored the batch, wholly or not at all: send it again and see.
         """
         upload = Upload(batch, self._clock.now(), asyncio.get_running_loop().create_future())
         try:
@@ -70,7 +72,12 @@ class Intake:
     async def _write(self) -> None:
         committing: asyncio.Task[None] | None = None
         while uploads := await self._gather():
-            group = await asyncio.to_thread(prove_group, uploads, self._verifiers)
+            try:
+                group = await asyncio.to_thread(prove_group, uploads, self._verifiers)
+            except Exception:
+                _log.exception("group not proved", batches=len(uploads))
+                _answer(uploads, [_failed()] * len(uploads))
+                continue
             if committing:
                 await committing
             committing = asyncio.create_task(self._commit(group))
@@ -110,17 +117,12 @@ class Intake:
                 return
             batch = group.uploads[0].batch
             _log.exception("batch not stored", terminal=batch.terminal, n=batch.n)
-            answers = [busy("The service could not store this batch. Nothing of it was stored. Send it later.", 60)]
-        for upload, answer in zip(group.uploads, answers, strict=True):
-            if upload.answer.done():
-                continue
-            if isinstance(answer, Problem):
-                upload.answer.set_exception(answer)
-            else:
-                upload.answer.set_result(answer)
+            answers = [_failed()]
+        _answer(group.uploads, answers)
 
     async def _store(self, group: Group) -> list[str | Problem]:
-        """Optimistic: facts are copied straight into their table; the group looks first only when one is known already."""
+        """Optimistic: facts are copied straight into their table; the group looks first only when one is known
+        already."""
         if not self._look_first:
             try:
                 return await self._transact(group, look_first=False)
@@ -129,7 +131,7 @@ class Intake:
         return await self._transact(group, look_first=True)
 
     async def _transact(self, group: Group, *, look_first: bool) -> list[str | Problem]:
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with transaction(self._pool) as connection:
             open_date = await rows.enter(connection)
             answers = await self._already_answered(connection, group)
             fresh = [at for at in range(len(group.uploads)) if at not in answers]
@@ -142,7 +144,8 @@ class Intake:
         return [answers[at] for at in range(len(group.uploads))]
 
     async def _already_answered(self, connection: Connection, group: Group) -> dict[int, str | Problem]:
-        """Answers of batches whose number is taken: the first answer for the same bytes, 409 for others, which are kept."""
+        """Answers of batches whose number is taken: the first answer for the same bytes, 409 for others, which are
+        kept."""
         numbers = [(upload.batch.terminal, upload.batch.n) for upload in group.uploads]
         stored = await rows.stored_batches(connection, *zip(*numbers, strict=True))
         answers: dict[int, str | Problem] = {}
@@ -160,10 +163,19 @@ class Intake:
                 409,
                 "batch-conflict",
                 Retry.NEVER,
-                f"Batch {upload.batch.n} is stored with other bytes; both bodies are kept, nothing of this one is posted. "
-                "Give the batch a number that was never used.",
+                f"Batch {upload.batch.n} is stored with other bytes; both bodies are kept, nothing of this one is "
+                "posted. Give the batch a number that was never used.",
             )
         return answers
+
+    async def _doubt(self, connection: Connection, group: Group, settled: Settled) -> None:
+        """Raises ProofKnown when a record that got no proof now is a fact already: sent again after its act was used,
+        its terminal suspended, its key or PSAM withdrawn. Only a look tells that it is a duplicate."""
+        doubtful = np.flatnonzero(np.isin(settled.verdict, _ONCE_PERHAPS_PROVEN))
+        cards = [group.records["card"][position].tobytes() for position in doubtful]
+        keys = [settled.proofs.key[position].tobytes() for position in doubtful]
+        if keys and await rows.known_facts(connection, cards, keys):
+            raise rows.ProofKnown
 
     async def _open_books(self, connection: Connection, registry: Registry) -> date:
         day = registry.business_date(self._clock.now())
@@ -177,10 +189,10 @@ class Intake:
         now = self._clock.now()
         arrivals, owners = arrivals_of(group, registry)
         runs = sequence_runs(group.records)
-        evidence = await look_up(
-            connection, arrivals, group.proofs, open_date, owners, runs=runs, facts=look_first
-        )
+        evidence = await look_up(connection, arrivals, group.proofs, open_date, owners, runs=runs, facts=look_first)
         settled = await asyncio.to_thread(settle, arrivals, group.proofs, evidence, registry, self._verifiers)
+        if not look_first:
+            await self._doubt(connection, group, settled)
         batches = [upload.batch for upload in group.uploads]
         ids = await rows.next_ids(connection, "batch", "batch_id", len(batches))
         summing = asyncio.create_task(asyncio.to_thread(summed, settled.strands))  # while the server takes the facts
@@ -191,7 +203,10 @@ class Intake:
         seen = await rows.write_ranges(connection, runs)
         await rows.write_tallies(
             connection,
-            [(*owner, tally.records, tally.bad) for owner, tally in zip(owners, evidence.tallies.values(), strict=True)],
+            [
+                (*owner, tally.records, tally.bad)
+                for owner, tally in zip(owners, evidence.tallies.values(), strict=True)
+            ],
         )
         references = {at: f"{batch.terminal}/{batch.n}" for at, batch in enumerate(batches)}
         await self._books.post(connection, "batch", references, postings, now)
@@ -211,3 +226,18 @@ class Intake:
         )  # fmt: skip
         self._look_first = bool((settled.verdict == Verdict.DUPLICATE).any()) and look_first
         return texts
+
+
+def _failed() -> Problem:
+    return busy("The service could not store this batch. Nothing of it was stored. Send it later.", 60)
+
+
+def _answer(uploads: Sequence[Upload], answers: Sequence[str | Problem]) -> None:
+    """Give everybody who still waits an answer."""
+    for upload, answer in zip(uploads, answers, strict=True):
+        if upload.answer.done():
+            continue
+        if isinstance(answer, Problem):
+            upload.answer.set_exception(answer)
+        else:
+            upload.answer.set_result(answer)

@@ -35,7 +35,8 @@ class Verifiers:
 
 
 def prove(records: Records, verifiers: Verifiers) -> Proofs:
-    """Cryptogram, seal and proof key of each record; an act is not good before `clearing.intake.settle` saw what was opened."""
+    """Cryptogram, seal and proof key of each record; an act is not good before `clearing.intake.settle` saw what was
+    opened."""
     verdict: NDArray[np.uint8] = verifiers.tac.verify(records)
     verdict = np.where(records["kind"] == Kind.ACT, np.uint8(Verdict.BAD), verdict)
     keys = np.ascontiguousarray(proof_keys(records)).view("V16").ravel()

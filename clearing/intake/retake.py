@@ -17,6 +17,7 @@ from clearing.ledger.postings import summed
 from clearing.registry.dates import instant_of, instant_us
 from clearing.registry.snapshot import Registry, RegistryFeed
 from clearing.store import intake as rows
+from clearing.store.transaction import transaction
 from clearing.store.types import Connection, Pool, StoredRow
 from clearing.verdict.table import RETAKEABLE, Verdict
 from keys.columns import from_bytes
@@ -42,7 +43,7 @@ async def retake(pool: Pool, verifiers: Verifiers, clock: Clock) -> Retaken:
     total = np.zeros(3, np.int64)
     behind = (b"", b"")
     while True:
-        async with pool.acquire() as connection, connection.transaction():
+        async with transaction(pool) as connection:
             page = await rows.retakeable(connection, [verdict.code for verdict in RETAKEABLE], PAGE, behind)
             if not page:
                 return Retaken(*total.tolist())
@@ -52,7 +53,12 @@ async def retake(pool: Pool, verifiers: Verifiers, clock: Clock) -> Retaken:
 
 
 async def _retake_page(
-    connection: Connection, page: Sequence[StoredRow], registry: Registry, books: Books, verifiers: Verifiers, clock: Clock
+    connection: Connection,
+    page: Sequence[StoredRow],
+    registry: Registry,
+    books: Books,
+    verifiers: Verifiers,
+    clock: Clock,
 ) -> tuple[int, int, int]:
     open_date = await rows.enter(connection)
     if open_date is None:
@@ -77,7 +83,9 @@ async def _retake_page(
     return len(page), int(np.count_nonzero(proven)), int(np.count_nonzero(moved))
 
 
-def _identities(page: Sequence[StoredRow], chosen: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> tuple[list[bytes], list[bytes]]:
+def _identities(
+    page: Sequence[StoredRow], chosen: "np.ndarray[tuple[int], np.dtype[np.bool_]]"
+) -> tuple[list[bytes], list[bytes]]:
     rows_ = [row for row, take in zip(page, chosen, strict=True) if take]
     return [row["card"] for row in rows_], [row["digest"] for row in rows_]
 

@@ -1,6 +1,6 @@
 """Settled records as rows of `fact` and `exhibit`, in PostgreSQL's binary form."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from clearing.store.intake import EXHIBIT, FACT
 from clearing.verdict.table import State, Verdict
 from keys.columns import Records, octets
 
+_EXHIBITED = (State.QUARANTINED, State.CONFLICT, State.MEMO, State.PENDING_ISSUER)
 _WIDTH = {"kind": "i2", "purse": "i2", "generation": "i2", "counter": "i4", "epoch": "i4"}
 _CLAIMED = (
     "kind", "purse", "generation", "counter", "amount_fen", "terminal", "epoch", "sequence", "terminal_transaction",
@@ -22,8 +23,7 @@ def fact_segments(arrivals: Arrivals, settled: Settled, batch_ids: NDArray[np.in
     """Rows of the accepted and suspended records; `batch_ids` gives the stored id of each batch of the group."""
     return [
         copy_rows([columns[name] for name in FACT], count)
-        for verdict, count, columns in _by_verdict(arrivals, settled, batch_ids)
-        if verdict.state in (State.ACCEPTED, State.SUSPENDED)
+        for count, columns in _by_verdict(arrivals, settled, batch_ids, (State.ACCEPTED, State.SUSPENDED))
     ]
 
 
@@ -33,21 +33,28 @@ def exhibit_segments(
     """Rows of the quarantined, conflicting, pending and torn records, or of those of them that the mask chooses."""
     return [
         copy_rows([columns[name] for name in EXHIBIT], count)
-        for verdict, count, columns in _by_verdict(arrivals, settled, batch_ids, only)
-        if verdict.state not in (State.ACCEPTED, State.SUSPENDED, State.DUPLICATE)
+        for count, columns in _by_verdict(arrivals, settled, batch_ids, _EXHIBITED, only)
     ]
 
 
 def _by_verdict(
-    arrivals: Arrivals, settled: Settled, batch_ids: NDArray[np.int64], only: Mask | None = None
-) -> Iterator[tuple[Verdict, int, dict[str, Column]]]:
-    """One segment per verdict, because a verdict decides which columns are texts and NULLs."""
+    arrivals: Arrivals,
+    settled: Settled,
+    batch_ids: NDArray[np.int64],
+    states: Collection[State],
+    only: Mask | None = None,
+) -> Iterator[tuple[int, dict[str, Column]]]:
+    """One segment per verdict, because a verdict decides which columns are texts and NULLs; rows in the order of their
+    cards, so that neighbours in the tables' trees are written together."""
     for row in np.unique(settled.verdict):
+        verdict = Verdict(int(row))
+        if verdict.state not in states:
+            continue
         chosen = settled.verdict == row
         positions = np.flatnonzero(chosen if only is None else chosen & only)
-        verdict = Verdict(int(row))
         if len(positions):
-            yield verdict, len(positions), _columns(arrivals, settled, batch_ids, positions, verdict)
+            positions = positions[np.argsort(settled.bearings.card[positions], kind="stable")]
+            yield len(positions), _columns(arrivals, settled, batch_ids, positions, verdict)
 
 
 def _columns(
@@ -58,14 +65,12 @@ def _columns(
     bearings, station = settled.bearings, settled.bearings.station
     dated = verdict > Verdict.MALFORMED
     placed = verdict > Verdict.UNKNOWN_PSAM
-    digests = [settled.digests.get(int(position), b"") for position in positions]
-    columns: dict[str, Column] = {
-        name: records[name].astype(_WIDTH.get(name, "i8")) for name in _CLAIMED
-    }
+    proven = verdict > Verdict.CONFLICT
+    columns: dict[str, Column] = {name: records[name].astype(_WIDTH.get(name, "i8")) for name in _CLAIMED}
     return columns | {
         "card": bearings.card[positions],
         "proof_key": settled.proofs.key[positions] if dated else None,
-        "digest": np.array(digests, "V32") if digests[0] else None,
+        "digest": None if proven else np.array([settled.digests[int(position)] for position in positions], "V32"),
         "terminal_number": np.ascontiguousarray(records["terminal_number"]),
         "instant": bearings.instant[positions] if dated else None,
         "origin_date": bearings.origin[positions] if dated else None,

@@ -1,4 +1,5 @@
-"""One group of records becomes verdicts, rows and postings: pure, between the look-ups and the writes of one transaction."""
+"""One group of records becomes verdicts, rows and postings: pure, between the look-ups and the writes of one
+transaction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +26,9 @@ LoadKey = tuple[bytes, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """Records of RECORD_DTYPE in the order of arrival: from which batch of the group, when (µs since 2000), how far the clock
-    policy lets an instant lie ahead of that, and which tally (terminal and day of receipt) counts the bad proofs."""
+    """Records of RECORD_DTYPE in the order of arrival: from which batch of the group, when (µs since 2000), how far
+    the clock policy lets an instant lie ahead of that, and which tally (terminal and day of receipt) counts the bad
+    proofs."""
 
     records: Records
     batch: NDArray[np.int64]
@@ -47,7 +49,8 @@ class OpenAct:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the store knew of the group's records when the transaction began. `facts`: proof key → (record, counts as sealed)."""
+    """What the store knew of the group's records when the transaction began. `facts`: proof key → (record, counts as
+    sealed)."""
 
     open_date: date
     exhibits: frozenset[bytes] | set[bytes]
@@ -59,8 +62,9 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The outcome: verdicts by row of docs/ledger.md, where and when, postings as strands, and the desk's acts and loads that
-    were finished. `adopted` are positions of sealed copies that lend their claims; `digests` are of exhibits, by position."""
+    """The outcome: verdicts by row of docs/ledger.md, where and when, postings as strands, and the desk's acts and
+    loads that were finished. `adopted` are positions of sealed copies that lend their claims; `digests` are of
+    exhibits, by position."""
 
     verdict: NDArray[np.uint8]
     proofs: Proofs
@@ -77,11 +81,9 @@ class Settled:
 ACT_LIFE_US = 120_000_000
 
 
-def settle(
-    arrivals: Arrivals, proofs: Proofs, evidence: Evidence, registry: Registry, verifiers: Verifiers
-) -> Settled:
+def settle(arrivals: Arrivals, proofs: Proofs, evidence: Evidence, registry: Registry, verifiers: Verifiers) -> Settled:
     """Judge a group in the order of arrival. Counts up the tallies of `evidence`; touches nothing else."""
-    records, size = arrivals.records, len(arrivals.records)
+    records = arrivals.records
     bearings = take_bearings(records, registry)
     proofs = _prove_acts(arrivals, proofs, evidence.acts, verifiers)
     among = rivals(proofs.key).tolist()
@@ -121,11 +123,9 @@ def settle(
     )
 
 
-def _prove_acts(
-    arrivals: Arrivals, proofs: Proofs, acts: Mapping[bytes, OpenAct], verifiers: Verifiers
-) -> Proofs:
-    """The proofs with those of the acts among them: good are those that are as they were opened, in time, the first of their
-    act, and authenticated by the card."""
+def _prove_acts(arrivals: Arrivals, proofs: Proofs, acts: Mapping[bytes, OpenAct], verifiers: Verifiers) -> Proofs:
+    """The proofs with those of the acts among them: good are those that are as they were opened, in time, the first of
+    their act, and authenticated by the card."""
     records = arrivals.records
     positions = np.flatnonzero(records["kind"] == Kind.ACT)
     if not len(positions):
@@ -165,7 +165,8 @@ def _seen(records: Records, evidence: Evidence, proofs: Proofs) -> Mask:
 def _meet_facts(
     records: Records, proofs: Proofs, contenders: Mask, conflict: Mask, facts: Mapping[bytes, tuple[bytes, bool]]
 ) -> list[int]:
-    """Mark in `conflict` whoever has the proof key of a stored fact; the first sealed copy of an unsealed fact is adopted."""
+    """Mark in `conflict` whoever has the proof key of a stored fact; the first sealed copy of an unsealed fact is
+    adopted."""
     adopted: dict[bytes, int] = {}
     if facts:
         for position in np.flatnonzero(contenders):
@@ -225,7 +226,9 @@ def _strands(
             packed = proofs.key[group].tobytes()
             leaves = tuple(packed[start : start + 16] for start in range(0, len(packed), 16))
         fen = int(records["amount_fen"][group].sum(dtype=np.int64))
-        strands.append(Strand(int(arrivals.batch[at]), "debit", legs, int(post_date[at]), int(bearings.origin[at]), fen, leaves))
+        strands.append(
+            Strand(int(arrivals.batch[at]), "debit", legs, int(post_date[at]), int(bearings.origin[at]), fen, leaves)
+        )
     online = (records["kind"] == Kind.LOAD) | (records["kind"] == Kind.ACT)
     for position in np.flatnonzero(online & (verdict == Verdict.ACCEPTED)):
         strands += _online(arrivals, proofs, bearings, post_date, evidence, int(position))

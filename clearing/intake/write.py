@@ -56,7 +56,8 @@ class Books:
         postings: Mapping[int, Sequence[Posting]],
         at: datetime,
     ) -> None:
-        """One journal for each batch that posts anything; batches go by their position in the group, as in `references`."""
+        """One journal for each batch that posts anything; batches go by their position in the group, as in
+        `references`."""
         if not postings:
             return
         accounts = {(row.ledger, row.account, row.class_) for journal in postings.values() for row in journal}

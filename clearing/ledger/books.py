@@ -26,7 +26,8 @@ class BookLine:
         return self.business_date, self.ledger, self.account, self.rule
 
     def text(self) -> str:
-        return f"{self.business_date}|{self.ledger}|{self.account}|{self.unit}|{self.rule}|{self.debit_fen}|{self.credit_fen}"
+        account = f"{self.business_date}|{self.ledger}|{self.account}|{self.unit}"
+        return f"{account}|{self.rule}|{self.debit_fen}|{self.credit_fen}"
 
     def document(self) -> dict[str, object]:
         rest = {name: value for name, value in asdict(self).items() if name != "business_date"}

@@ -1,4 +1,6 @@
-"""The books as files that a stranger can check: books.jsonl, cases.jsonl, statements/ (docs/ledger.md, "Files of a day")."""
+"""The books as files that a stranger can check: books.jsonl, cases.jsonl, statements/ (docs/ledger.md, "Files of a
+day").
+"""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -34,12 +36,10 @@ async def export(pool: Pool, directory: Path) -> Books:
     async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         books = await read_books(connection)
         cases = [dict(row) | {"detail": json.loads(row["detail"])} for row in await rows.cases(connection)]
-        directory.mkdir(parents=True, exist_ok=True)
         _write_lines(directory / "books.jsonl", books.documents())
         _write_lines(directory / "cases.jsonl", cases)
         for day in await rows.closed_dates(connection):
             folder = directory / "statements" / day.isoformat()
-            folder.mkdir(parents=True, exist_ok=True)
             for operator, document in statements(day, await read_movements(connection, day)).items():
                 _write(folder / f"{operator}.json", document)
             _write(folder / "net.json", [dict(row) for row in await rows.net_positions(connection, day)])
@@ -47,10 +47,12 @@ async def export(pool: Pool, directory: Path) -> Books:
 
 
 def _write_lines(path: Path, documents: Iterable[Mapping[str, object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for document in documents:
             file.write(json.dumps(document, ensure_ascii=False, default=str) + "\n")
 
 
 def _write(path: Path, document: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, ensure_ascii=False, indent=1, default=str) + "\n", encoding="utf-8")

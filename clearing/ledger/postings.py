@@ -1,4 +1,5 @@
-"""What intake posts: legs per kind of record, summed per (batch, account, post date, origin date, rule) with count and Merkle root.
+"""What intake posts: legs per kind of record, summed per (batch, account, post date, origin date, rule) with count and
+Merkle root.
 
 Dates are days since 2000-01-01, amounts fen; positive is a debit. Source: docs/ledger.md, "Postings at intake".
 """
@@ -57,7 +58,8 @@ class Posting:
 
 @lru_cache(4096)
 def debit_legs(purse: int, sector: int, operator: int, *, suspended: bool) -> tuple[Leg, ...]:
-    """An offline debit: off the card's float, owed to the sector, owed there to the operator or kept in suspense (rule 10)."""
+    """An offline debit: off the card's float, owed to the sector, owed there to the operator or kept in suspense (rule
+    10)."""
     ledger = Sector(sector).label
     return (
         Leg("purse", f"float:{purse}", STORED_VALUE, +1),

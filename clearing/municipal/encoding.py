@@ -37,19 +37,19 @@ def encoding_of(path: Path) -> str:
     """The encoding that reads more lines of the file; UTF-8 when both do as well."""
     failures = dict.fromkeys(ENCODINGS, 0)
     for line in lines_of(path):
-        if not line.isascii():
-            for encoding in ENCODINGS:
-                failures[encoding] += _decode(line, encoding) is None
+        if _decode(line, ENCODINGS[0]) is None:
+            failures[ENCODINGS[0]] += 1
+            failures[ENCODINGS[1]] += _decode(line, ENCODINGS[1]) is None
     return min(ENCODINGS, key=failures.__getitem__)
 
 
 def text_of(line: bytes, preferred: str) -> str:
     """The line as text: in the preferred encoding, else in the other, else with its strange bytes spelt out."""
-    for encoding in sorted(ENCODINGS, key=preferred.__ne__):
-        text = _decode(line, encoding)
-        if text is not None:
-            return text
-    return line.decode(preferred, errors="backslashreplace")
+    text = _decode(line, preferred)
+    if text is None:
+        other = ENCODINGS[preferred == ENCODINGS[0]]
+        text = _decode(line, other)
+    return line.decode(preferred, errors="backslashreplace") if text is None else text
 
 
 def _decode(line: bytes, encoding: str) -> str | None:

@@ -1,7 +1,9 @@
-"""Import a file of municipal taps: stream it, count each row once, post its rides (docs/ledger.md names the states and files)."""
+"""Import a file of municipal taps: stream it, count each row once, post its rides (docs/ledger.md names the states and
+files).
+"""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -25,7 +27,7 @@ from keys.proof import merkle_root
 
 CHUNK = 20_000
 TRANSIT = "transit"
-_WALL_EPOCH = datetime(2000, 1, 1)  # noqa: DTZ001 - a wall clock has no zone
+_WALL_EPOCH = datetime(2000, 1, 1)
 _MICROSECOND = np.timedelta64(1, "us")
 
 
@@ -60,22 +62,28 @@ class ImportReport:
 
 
 async def import_taps(pool: Pool, path: Path, clock: Clock, *, register_companies: bool = False) -> ImportReport:
-    """Import one file in one transaction, which a failure or cancellation undoes whole; memory does not grow with the file.
+    """Import one file in one transaction, which a failure or cancellation undoes whole; memory does not grow with the
+    file.
 
-    Rows that are stored already, from this file or another, count as duplicates, so that importing twice changes nothing.
-    A company that the `source` policy does not name is registered when `register_companies`, else its rows are kept with the
-    reason `unknown-company`. Raises RefusedError('no-source' | 'no-cut-off' | 'no-open-day'); OSError when the file cannot be read.
+    Rows that are stored already, from this file or another, count as duplicates, so that importing twice changes
+    nothing. A company that the `source` policy does not name is registered when `register_companies`, else its rows are
+    kept with the reason `unknown-company`. Raises RefusedError('no-source' | 'no-cut-off' | 'no-open-day'); OSError
+    when the file cannot be read.
     """
     encoding = encoding_of(path)
     digest = digest_of(path)
     async with pool.acquire() as connection, connection.transaction():
         open_day = await hold_open_day(connection)
         if open_day is None:
-            raise RefusedError("no-open-day", "No business date is open, so nothing can be posted. Take a registry file first.")
+            raise RefusedError(
+                "no-open-day", "No business date is open, so nothing can be posted. Take a registry file first."
+            )
         report = ImportReport(digest)
         await rows.begin(connection, digest, SCHEME, path.name, clock.now())
         policies = await read_policies(connection)
-        desk = _Desk(connection, calendar_of(policies), _companies(policies, open_day, register_companies), open_day, clock.now())
+        desk = _Desk(
+            connection, calendar_of(policies), _companies(policies, open_day, register_companies), open_day, clock.now()
+        )
         taps = _taps(path, encoding)
         while chunk := list(islice(taps, CHUNK)):
             if register_companies:
@@ -85,7 +93,13 @@ async def import_taps(pool: Pool, path: Path, clock: Clock, *, register_companie
         report.registered = tuple(desk.registered)
         names = {operator: company for company, operator in desk.companies.items()}
         report.operators = [
-            OperatorFigures(row["operator"], names.get(row["operator"], row["name"]), row["rides"], row["full_fen"], row["charged_fen"])
+            OperatorFigures(
+                row["operator"],
+                names.get(row["operator"], row["name"]),
+                row["rides"],
+                row["full_fen"],
+                row["charged_fen"],
+            )
             for row in await rows.figures(connection, digest)
         ]
         return report
@@ -108,7 +122,8 @@ def _companies(policies: Policies, on: date, register: bool) -> dict[str, int]:
             return {}
         raise RefusedError(
             "no-source",
-            f"No `source` policy with the scope `{SCHEME}` is in force on {on}, so nobody vouches for rows without cryptograms. "
+            f"No `source` policy with the scope `{SCHEME}` is in force on {on}, so nobody vouches for rows "
+            "without cryptograms. "
             "Nothing was imported. Take a registry file with that policy, or let --register-companies make it.",
         )
     named = policy.value.get("operators")
@@ -147,7 +162,7 @@ class _Desk:
             else:
                 report.quarantined[row["code"]] += row["count"]
         report.unknown.update(tap.company for tap in chunk if not tap.code and tap.company not in self.companies)
-        postings = [posting for row in await rows.rides_of(self._connection, journal) for posting in _legs(row)]
+        postings = list(_legs(await rows.rides_of(self._connection, journal)))
         if postings:
             await rows.post(self._connection, journal, report.file.hex(), self._at, postings)
 
@@ -156,7 +171,10 @@ class _Desk:
         known = [at for at, tap in enumerate(chunk) if tap.moment is not None]
         walls = np.array([chunk[at].moment for at in known], "datetime64[us]") - np.datetime64(_WALL_EPOCH, "us")
         instants, days = self._calendar.resolve((walls // _MICROSECOND).astype(np.int64))
-        found = {at: (instant_of(instant).astimezone(UTC), date_of(day)) for at, instant, day in zip(known, instants, days, strict=True)}
+        found = {
+            at: (instant_of(instant).astimezone(UTC), date_of(day))
+            for at, instant, day in zip(known, instants, days, strict=True)
+        }
         return (found.get(at, (None, None)) for at in range(len(chunk)))
 
     def _record(self, tap: Tap, instant: datetime | None, origin: date | None) -> tuple[object, ...]:
@@ -164,16 +182,25 @@ class _Desk:
         code = tap.code or ("" if operator is not None else "unknown-company")
         post_date = None if code or tap.close_date is None else max(tap.close_date, self._open_day)
         return (
-            tap.card, tap.key, SCHEME, "quarantined" if code else "accepted", code, operator, tap.ride, tap.full_fare_fen,
+            tap.card, tap.key, SCHEME, "quarantined" if code else "accepted", code, operator, tap.ride,
+            tap.full_fare_fen,
             tap.charged_fen, instant, tap.close_date, tap.text, tap.line, origin, post_date,
         )  # fmt: skip
 
 
-def _legs(row: StoredRow) -> Iterator[tuple[object, ...]]:
-    """The entry of an operator's charged rides of one chunk: a claim on the source, owed to the operator."""
-    root = merkle_root(row["row_keys"])
-    for account, sign in ((accounts.source(SCHEME), 1), (accounts.payable(row["operator"]), -1)):
-        yield (
-            TRANSIT, account, accounts.class_of(account), row["post_date"], row["close_date"], row["count"],
-            sign * row["charged_fen"], root,
-        )  # fmt: skip
+def _legs(rides: Sequence[StoredRow]) -> Iterator[tuple[object, ...]]:
+    """The entries of a chunk's charged rides: per date a claim on the source, and what is owed to each operator."""
+    dates: dict[tuple[date, date], list[StoredRow]] = defaultdict(list)
+    for row in rides:
+        dates[row["post_date"], row["close_date"]].append(row)
+        yield _leg(accounts.payable(row["operator"]), -1, [row])
+    for rows_of_date in dates.values():
+        yield _leg(accounts.source(SCHEME), 1, rows_of_date)
+
+
+def _leg(account: str, sign: int, rides: Sequence[StoredRow]) -> tuple[object, ...]:
+    return (
+        TRANSIT, account, accounts.class_of(account), rides[0]["post_date"], rides[0]["close_date"],
+        sum(row["count"] for row in rides), sign * sum(row["charged_fen"] for row in rides),
+        merkle_root([key for row in rides for key in row["row_keys"]]),
+    )  # fmt: skip

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
+from functools import lru_cache
 
 from keys.proof import sm3
 
@@ -20,7 +21,9 @@ NEEDED = ("deal_date", "close_date", "card_no", "deal_value", "deal_type", "comp
 # What sources write where they know nothing.
 NOTHING = frozenset({"", "-", "--", "—", "null", "NULL", "None", "\\N"})
 MOST_FEN = 2**31 - 1
-_SPACES = str.maketrans({"\u3000": " ", "\u00a0": " ", "\ufeff": " ", "\t": " ", "\0": "\ufffd"})
+# Every kind of space is one; a zero byte cannot be stored as text.
+_SPACES = (("\u3000", " "), ("\u00a0", " "), ("\ufeff", " "), ("\t", " "), ("\0", "\ufffd"))
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _AMOUNT = re.compile(r"\d{1,10}(?:\.0*)?", re.ASCII)
 _MOMENT = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[ T](\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d+)?)?)?", re.ASCII)
 
@@ -38,7 +41,8 @@ RIDES = (TapType.BUS, TapType.METRO_OUT)
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """A judged line; `code` is empty when it is accepted. Amounts in fen; `moment` is the device's wall clock, without a zone.
+    """A judged line; `code` is empty when it is accepted. Amounts in fen; `moment` is the device's wall clock, without
+    a zone.
 
     What could not be read is None. `text` is the normalised line, whose SM3 is `key` (32 bytes); `card` has 10 bytes.
     """
@@ -63,10 +67,23 @@ class Layout:
         names = [name.casefold() for name in split(first_line)]
         self.has_header = any(name in COLUMNS for name in names)
         self._names = names if self.has_header else list(COLUMNS)
+        self._regular = sorted(self._names) == sorted(COLUMNS)
 
     def read(self, number: int, line: str) -> Tap:
         """Judge one line; `number` counts from 1."""
         cells = split(line)
+        extra: list[tuple[str, str]] = []
+        if self._regular and len(cells) == len(COLUMNS):
+            fields = dict(zip(self._names, cells, strict=True))
+        else:
+            fields, extra = self._gather(cells)
+        text = _encode([*(fields[name] for name in COLUMNS), *extra])
+        return _judge(number, fields, text, "columns" if len(cells) > len(self._names) else "")
+
+    def _gather(self, cells: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+        """Cells by column, and what stands in strange, doubled or surplus columns, which is part of the row's identity
+        too.
+        """
         fields = dict.fromkeys(COLUMNS, "")
         extra: list[tuple[str, str]] = []
         for at, cell in enumerate(cells):
@@ -75,23 +92,27 @@ class Layout:
                 fields[name] = cell
             elif cell:
                 extra.append((name, cell))
-        text = json.dumps([*fields.values(), *sorted(extra)], ensure_ascii=False, separators=(",", ":"))
-        return _judge(number, fields, text, "columns" if len(cells) > len(self._names) else "")
+        return fields, sorted(extra)
 
 
 def split(line: str) -> list[str]:
-    """The cells of a line, stripped, with every kind of space as a plain one. Quotes end with the line: they swallow no other."""
-    line = line.translate(_SPACES)
+    """The cells of a line, stripped, with every kind of space as a plain one. Quotes end with the line: they swallow no
+    other.
+    """
+    for strange, plain in _SPACES:
+        line = line.replace(strange, plain)
     if '"' not in line:
         return [cell.strip() for cell in line.split(",")]
     try:
-        return [cell.strip() for cell in next(csv.reader([line]), [])]
+        return [cell.strip() for cell in next(csv.reader([line.strip()], skipinitialspace=True), [])]
     except csv.Error:
         return [cell.strip() for cell in line.split(",")]
 
 
 def card_id(masked: str) -> bytes:
-    """The card of a source's own numbering: F1 and 9 bytes of SM3 over scheme and masked text; no serial of ours begins so."""
+    """The card of a source's own numbering: F1 and 9 bytes of SM3 over scheme and masked text; no serial of ours begins
+    so.
+    """
     return b"\xf1" + sm3(SCHEME.encode() + b"\0" + masked.encode("utf-8", "surrogatepass"))[:9]
 
 
@@ -119,21 +140,23 @@ def _judge(number: int, fields: dict[str, str], text: str, flaw: str) -> Tap:
 def _flaw(fields: dict[str, str], moment: datetime | None, closed: datetime | None, amounts: Sequence[int | None],
           tap_type: TapType | None) -> str:  # fmt: skip
     """The first reason why a line is kept but not counted."""
-    if any(fields[name] in NOTHING for name in NEEDED):
+    if not NOTHING.isdisjoint([fields[name] for name in NEEDED]):
         return "missing-field"
     if fields["station"] in NOTHING and fields["car_no"] in NOTHING:
         return "missing-place"
+    if tap_type is None:
+        return "bad-type"
+    if moment is None:
+        return "bad-time"
+    if closed is None:
+        return "bad-close-date"
     full_fare_fen, charged_fen = amounts
-    reasons = (
-        ("bad-type", tap_type is None),
-        ("bad-time", moment is None),
-        ("bad-close-date", closed is None),
-        ("bad-amount", full_fare_fen is None or charged_fen is None or charged_fen > full_fare_fen),
-        ("charged-entry", tap_type is TapType.METRO_IN and charged_fen != 0),
-    )
-    return next((code for code, holds in reasons if holds), "")
+    if full_fare_fen is None or charged_fen is None or charged_fen > full_fare_fen:
+        return "bad-amount"
+    return "charged-entry" if tap_type is TapType.METRO_IN and charged_fen else ""
 
 
+@lru_cache(1024)
 def _tap_type(text: str) -> TapType | None:
     try:
         return TapType(text.replace(" ", ""))
@@ -141,6 +164,7 @@ def _tap_type(text: str) -> TapType | None:
         return None
 
 
+@lru_cache(4096)
 def _amount(text: str) -> int | None:
     """Fen; `200.0` is 200, `200.5` and `-200` are none."""
     text = unicodedata.normalize("NFKC", text)
@@ -150,11 +174,12 @@ def _amount(text: str) -> int | None:
     return fen if fen <= MOST_FEN else None
 
 
+@lru_cache(4096)
 def _moment(text: str) -> datetime | None:
     found = _MOMENT.fullmatch(unicodedata.normalize("NFKC", text))
     if not found:
         return None
     try:
-        return datetime(*(int(part or 0) for part in found.groups()))  # type: ignore[arg-type] # noqa: DTZ001 - a wall clock
+        return datetime(*(int(part or 0) for part in found.groups()))  # type: ignore[arg-type]
     except ValueError:
         return None

@@ -18,7 +18,9 @@ class Policy:
     value: Mapping[str, object]
 
     def number(self, member: str) -> int:
-        """An integer member of the value; raises KeyError or TypeError on a value that the registry would have refused."""
+        """An integer member of the value; raises KeyError or TypeError on a value that the registry would have
+        refused.
+        """
         found = self.value[member]
         if not isinstance(found, int):
             raise TypeError(f"{member} of policy {self.name} {self.scope} is {found!r}, not an integer")

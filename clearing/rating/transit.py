@@ -1,4 +1,6 @@
-"""Transit: flat fares of bus lines, distance fares of metro lines, concessions by card class (docs/ledger.md, Subsidy)."""
+"""Transit: flat fares of bus lines, distance fares of metro lines, concessions by card class (docs/ledger.md,
+Subsidy).
+"""
 
 from dataclasses import dataclass
 from datetime import date
@@ -11,7 +13,9 @@ FULL_PERCENT = 100
 
 @dataclass(frozen=True, slots=True)
 class Ride:
-    """What decides a fare, as the sealed record claims it. `without_entry`: the exit was priced without an entry record."""
+    """What decides a fare, as the sealed record claims it. `without_entry`: the exit was priced without an entry
+    record.
+    """
 
     kind: int
     line: int
@@ -24,7 +28,9 @@ class Ride:
 
 @dataclass(frozen=True, slots=True)
 class Fare:
-    """The fare by the tariff: `full_fen` before concessions, None where the line has no tariff; `version` of the concession."""
+    """The fare by the tariff: `full_fen` before concessions, None where the line has no tariff; `version` of the
+    concession.
+    """
 
     full_fen: int | None
     percent: int

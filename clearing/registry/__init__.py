@@ -1,4 +1,5 @@
-"""Who takes part and by which rules: parties, terminals, PSAMs, cards, dated policies, and the dates they give to a tap.
+"""Who takes part and by which rules: parties, terminals, PSAMs, cards, dated policies, and the dates they give to a
+tap.
 
 `take` brings a document in, `RegistryFeed` gives the services a snapshot. Names of holders do not live here.
 """

@@ -1,7 +1,7 @@
 """Local moments of terminals, instants, and the business date that a dated cut-off gives them (docs/ledger.md, Time).
 
-Arrays of instants are int64 microseconds since 2000-01-01 UTC, arrays of dates int32 days since 2000-01-01: what PostgreSQL
-stores, so that a column of either is its own binary form.
+Arrays of instants are int64 microseconds since 2000-01-01 UTC, arrays of dates int32 days since 2000-01-01: what
+PostgreSQL stores, so that a column of either is its own binary form.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ Mask = NDArray[np.bool_]
 
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _EPOCH_DATE = EPOCH.date()
-_WALL_EPOCH = datetime(2000, 1, 1)  # noqa: DTZ001 - a wall clock has no zone
+_WALL_EPOCH = datetime(2000, 1, 1)
 _HOUR_US = 3_600_000_000
 _DAY_US = 24 * _HOUR_US
 _MICROSECOND = timedelta(microseconds=1)
@@ -52,7 +52,7 @@ def packed_digits(field: NDArray[np.void]) -> tuple[NDArray[np.int64], Mask]:
     number = np.zeros(len(field), np.int64)
     for column in range(octets.shape[1]):
         number = number * 100 + high[:, column] * 10 + low[:, column]
-    return number, ((high <= 9) & (low <= 9)).all(axis=1)
+    return number, np.asarray(((high <= 9) & (low <= 9)).all(axis=1))
 
 
 def wall_moments(date4: NDArray[np.void], time3: NDArray[np.void]) -> tuple[Instants, Mask]:
@@ -67,7 +67,9 @@ def wall_moments(date4: NDArray[np.void], time3: NDArray[np.void]) -> tuple[Inst
     leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
     safe_month = np.where((month >= 1) & (month <= 12), month, 1)
     last_day = _MONTH_DAYS[safe_month] + (leap & (month == 2))
-    valid = date_digits & time_digits & (year > 1) & (year < 9999) & (month == safe_month) & (day >= 1) & (day <= last_day)
+    valid = (
+        date_digits & time_digits & (year > 1) & (year < 9999) & (month == safe_month) & (day >= 1) & (day <= last_day)
+    )
     valid &= (hour < 24) & (minute < 60) & (second < 60)
     months = ((np.where(valid, year, 2000) - 1970) * 12 + safe_month - 1).astype("datetime64[M]")
     days = months.astype("datetime64[D]").astype(np.int64) - (_EPOCH_DATE - date(1970, 1, 1)).days + day - 1
@@ -89,7 +91,8 @@ class CutOff:
 
 
 class Calendar:
-    """The dated cut-offs of a scheme. The first one also holds for all earlier dates, so that every moment has a date."""
+    """The dated cut-offs of a scheme. The first one also holds for all earlier dates, so that every moment has a
+    date."""
 
     def __init__(self, cut_offs: Sequence[CutOff]) -> None:
         if not cut_offs:
@@ -98,7 +101,8 @@ class Calendar:
         self._starts = np.array([days_of(cut_off.valid_from) for cut_off in self._cut_offs], np.int64)
 
     def resolve(self, wall: Instants) -> tuple[Instants, Days]:
-        """Instants and origin dates of wall-clock moments; the cut-off is the one in force on the local date of the moment."""
+        """Instants and origin dates of wall-clock moments; the cut-off is the one in force on the local date of the
+        moment."""
         instants = np.zeros(len(wall), np.int64)
         origins = np.zeros(len(wall), np.int32)
         version = np.clip(np.searchsorted(self._starts, wall // _DAY_US, side="right") - 1, 0, None)
@@ -117,9 +121,10 @@ class Calendar:
 
     def wall_clock(self, instant: datetime) -> datetime:
         """The local wall-clock moment of an instant, to the second, without a zone."""
-        return instant.astimezone(self._zone_at(instant)).replace(tzinfo=None, microsecond=0)
+        return instant.astimezone(self.zone_at(instant)).replace(tzinfo=None, microsecond=0)
 
-    def _zone_at(self, instant: datetime) -> ZoneInfo:
+    def zone_at(self, instant: datetime) -> ZoneInfo:
+        """The local time of terminals and cards at an instant."""
         day = days_of(instant.astimezone(self._cut_offs[-1].zone).date())
         return self._cut_offs[max(int(np.searchsorted(self._starts, day, side="right")) - 1, 0)].zone
 

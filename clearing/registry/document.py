@@ -1,4 +1,5 @@
-"""The registry file and its rows (docs/registry.md). Unknown members are errors; taking a document twice changes nothing."""
+"""The registry file and its rows (docs/registry.md). Unknown members are errors; taking a document twice changes
+nothing."""
 
 from datetime import date, time
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -199,7 +200,8 @@ AnyValue = PolicyValue | Concession
 VALUES: dict[str, type[AnyValue]] = {
     value.policy: value
     for value in (
-        CutOffValue, FlatFare, MetroFare, Concession, Fee, Grace, ClockTolerance, Overdraft, Licence, Limit, DenylistDelay, Source,
+        CutOffValue, FlatFare, MetroFare, Concession, Fee, Grace, ClockTolerance, Overdraft, Licence, Limit,
+        DenylistDelay, Source,
     )
 }  # fmt: skip
 
@@ -246,7 +248,11 @@ def parse_registry(text: str | bytes) -> RegistryDocument:
 
 def parse_declared(text: str) -> list[DeclaredTotal]:
     """Lines of declared totals; raises FormatError that names the line."""
-    return [parse_document(DeclaredTotal, line, f"line {at}") for at, line in enumerate(text.splitlines(), 1) if line.strip()]
+    return [
+        parse_document(DeclaredTotal, line, f"line {at}")
+        for at, line in enumerate(text.splitlines(), 1)
+        if line.strip()
+    ]
 
 
 def parse_value(name: str, value: dict[str, Any]) -> AnyValue:

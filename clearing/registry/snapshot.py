@@ -1,4 +1,5 @@
-"""The registry as intake sees it: one immutable snapshot with look-ups for whole arrays, reloaded part by part when it changed."""
+"""The registry as intake sees it: one immutable snapshot with look-ups for whole arrays, reloaded part by part when it
+changed."""
 
 import json
 from collections import defaultdict
@@ -50,7 +51,8 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Stations:
-    """Where each record of an array was made: of the PSAM, or of the terminal; `known` and `active` by docs/ledger.md, rows 4 and 12."""
+    """Where each record of an array was made: of the PSAM, or of the terminal; `known` and `active` by docs/ledger.md,
+    rows 4 and 12."""
 
     known: Mask
     active: Mask
@@ -161,7 +163,9 @@ class RegistryFeed:
         if registry is None or "parties" in moved:
             fresh = _read_parties(await rows.read_parties(connection))
             registry = (
-                replace(fresh, cards=registry.cards, denied=registry.denied, replaced=registry.replaced) if registry else fresh
+                replace(fresh, cards=registry.cards, denied=registry.denied, replaced=registry.replaced)
+                if registry
+                else fresh
             )
         if "cards" in moved:
             registry = replace(registry, cards=await rows.read_cards(connection))
@@ -188,7 +192,7 @@ def _find(sorted_serials: Serials, serials: Serials) -> tuple[NDArray[np.int64],
 
 
 def _since(columns: list[NDArray[np.generic]]) -> Since:
-    return Since(columns[0], columns[1].astype(np.int64))
+    return Since(columns[0].astype("S10", copy=False), columns[1].astype(np.int64))
 
 
 def _read_parties(tables: Mapping[str, list[StoredRow]]) -> Registry:

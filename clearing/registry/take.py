@@ -11,13 +11,15 @@ from clearing.store.types import Connection
 
 
 async def take(connection: Connection, document: RegistryDocument) -> dict[str, int]:
-    """Store the document in one transaction; the number of new or changed rows by kind. The same document again gives zeros.
+    """Store the document in one transaction; the number of new or changed rows by kind. The same document again gives
+    zeros.
 
-    Raises FormatError when a row names a party or issuer that nobody knows, when a policy of the same name, scope and `from`
-    (or version) says something else, or when terminals come without a `cut-off` policy. Then, and when cancelled before it
-    returns, nothing was changed.
+    Raises FormatError when a row names a party or issuer that nobody knows, when a policy of the same name, scope and
+    `from` (or version) says something else, or when terminals come without a `cut-off` policy. Then, and when
+    cancelled before it returns, nothing was changed.
     """
     async with connection.transaction():
+        _check_single(document)
         await _check_references(connection, document)
         changed = {
             "issuers": await rows.upsert(connection, "issuer", _plain(document.issuers)),
@@ -28,12 +30,15 @@ async def take(connection: Connection, document: RegistryDocument) -> dict[str, 
             "cards": await rows.upsert(connection, "card", _plain(document.cards)),
         }
         if document.terminals and not any(row["name"] == "cut-off" for row in await rows.read_policies(connection)):
-            raise FormatError("Terminals need a `cut-off` policy, scope `*`. Nothing was changed. Add it to the document.")
+            raise FormatError(
+                "Terminals need a `cut-off` policy, scope `*`. Nothing was changed. Add it to the document."
+            )
         return changed
 
 
 async def declare(connection: Connection, totals: Sequence[DeclaredTotal]) -> int:
-    """Store operators' totals, a later one of the same operator, sector and date replacing an earlier; how many changed."""
+    """Store operators' totals, a later one of the same operator, sector and date replacing an earlier; how many
+    changed."""
     async with connection.transaction():
         known = {row["id"] for row in (await rows.read_parties(connection))["party"]}
         if strangers := {total.operator for total in totals} - known:
@@ -45,13 +50,33 @@ def _plain(documents: Sequence[Row]) -> list[dict[str, Any]]:
     return [{name.rstrip("_"): value for name, value in dict(document).items()} for document in documents]
 
 
+_IDENTITY = {
+    "issuers": ("code",),
+    "parties": ("id",),
+    "terminals": ("id",),
+    "psams": ("number", "valid_from"),
+    "cards": ("card",),
+}
+
+
+def _check_single(document: RegistryDocument) -> None:
+    for member, names in _IDENTITY.items():
+        seen = set()
+        for row in getattr(document, member):
+            identity = tuple(getattr(row, name) for name in names)
+            if identity in seen:
+                shown = " ".join(part.hex() if isinstance(part, bytes) else str(part) for part in identity)
+                raise FormatError(f"{shown} stands twice among the {member}. Nothing was changed.")
+            seen.add(identity)
+
+
 async def _check_references(connection: Connection, document: RegistryDocument) -> None:
     known = await rows.read_parties(connection)
     parties = {row["id"] for row in known["party"]} | {party.id for party in document.parties}
     issuers = {row["code"] for row in known["issuer"]} | {issuer.code for issuer in document.issuers}
-    for row in (*document.terminals, *document.psams):
-        if row.operator not in parties:
-            raise FormatError(f"Operator {row.operator} is no party of the registry. Nothing was changed. Add the party.")
+    operators = {terminal.operator for terminal in document.terminals} | {psam.operator for psam in document.psams}
+    if strangers := operators - parties:
+        raise FormatError(f"Operator {min(strangers)} is no party of the registry. Nothing was changed. Add the party.")
     for card in document.cards:
         if card.issuer not in issuers:
             raise FormatError(f"Issuer {card.issuer.hex()} of card {card.card.hex()} is unknown. Nothing was changed.")
@@ -72,7 +97,8 @@ async def _take_policies(connection: Connection, policies: Sequence[PolicyRow]) 
         if identity in known or (policy.name, policy.scope, policy.version) in versions:
             raise FormatError(
                 f"Policy {policy.name} of scope {policy.scope} from {policy.valid_from}, version {policy.version}, is "
-                "already in the registry and says something else. Nothing was changed. A new version needs a new `from`."
+                "already in the registry and says something else. Nothing was changed. A new version needs a new "
+                "`from`."
             )
         known[identity] = said
         versions.add((policy.name, policy.scope, policy.version))

@@ -19,7 +19,8 @@ Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @web.middleware
 async def problems(request: web.Request, handler: Next) -> web.StreamResponse:
-    """Every refusal as an RFC 9457 document with `Onecard-Code`; what nobody foresaw is `busy`, and nothing of it leaks."""
+    """Every refusal as an RFC 9457 document with `Onecard-Code`; what nobody foresaw is `busy`, and nothing of it
+    leaks."""
     try:
         return await handler(request)
     except Problem as problem:
@@ -44,7 +45,9 @@ async def guards(request: web.Request, handler: Next) -> web.StreamResponse:
     if (request.url.host or "") not in LOOPBACK_NAMES:
         raise Problem(421, "host", Retry.NEVER, "This service answers only to the names of the loopback.")
     if "Content-Encoding" in request.headers:
-        raise Problem(415, "media", Retry.NEVER, "Content encodings are not taken. Nothing was stored. Send plain bodies.")
+        raise Problem(
+            415, "media", Retry.NEVER, "Content encodings are not taken. Nothing was stored. Send plain bodies."
+        )
     return await handler(request)
 
 
@@ -62,7 +65,8 @@ async def read_body(request: web.Request) -> bytes:
 
 
 def problem_response(problem: Problem) -> web.Response:
-    """The document, with `Retry-After` where waiting helps; after a request whose body was not read the connection closes."""
+    """The document, with `Retry-After` where waiting helps; after a request whose body was not read the connection
+    closes."""
     document = {
         "type": "about:blank",
         "title": problem.code,
@@ -76,7 +80,9 @@ def problem_response(problem: Problem) -> web.Response:
     headers = {"Onecard-Code": problem.code}
     if problem.after_s is not None:
         headers["Retry-After"] = str(problem.after_s)
-    response = web.json_response(document, status=problem.status, headers=headers, content_type="application/problem+json")
+    response = web.json_response(
+        document, status=problem.status, headers=headers, content_type="application/problem+json"
+    )
     if problem.status in (408, 413, 415, 421):
         response.force_close()
     return response

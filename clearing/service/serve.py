@@ -22,7 +22,7 @@ from clearing.service.terminals import Terminals
 from clearing.store import migrate
 from clearing.store.connect import connect_pool
 from clearing.store.intake import open_first_day
-from keys.loads import Quotas
+from keys.loads import LOCAL, Quotas
 from keys.state import Quota
 from keys.store import KeyStore
 
@@ -76,7 +76,9 @@ async def running(settings: ServiceSettings) -> AsyncIterator[Running]:
             if registry.calendar:
                 await open_first_day(connection, registry.business_date(settings.clock.now()))
         intake = Intake(pool, Verifiers.of(settings.store), settings.clock, feed)
-        desk = Desk(pool, settings.store.load_authoriser(settings.clock, settings.quotas), settings.clock, feed)
+        zone = registry.calendar.zone_at(settings.clock.now()) if registry.calendar else LOCAL
+        loads = settings.store.load_authoriser(settings.clock, settings.quotas, zone)
+        desk = Desk(pool, loads, settings.clock, feed)
         app = web.Application(middlewares=[problems, guards], client_max_size=MOST_BYTES)
         app.add_routes(Terminals(pool, intake, feed, settings.clock).routes())
         app.add_routes(desk_routes(desk, settings.clock))
@@ -103,8 +105,8 @@ async def _listening(app: web.Application, settings: ServiceSettings) -> AsyncIt
         except OSError as error:
             why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be listened on ({error.strerror})"
             raise SetupError(
-                f"Port {settings.port} of {settings.host} {why}. Nothing was started. Stop the other program, or name another "
-                "port with --port."
+                f"Port {settings.port} of {settings.host} {why}. Nothing was started. Stop the other program, or "
+                "name another port with --port."
             ) from error
         host, port = runner.addresses[0][:2]
         yield Running(f"http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -119,6 +121,6 @@ def _check_loopback(host: str) -> None:
         loopback = False
     if not loopback:
         raise SetupError(
-            f"The service does not listen on {host}: terminals do not authenticate themselves yet, so only the loopback is safe. "
-            "Nothing was started. Use 127.0.0.1."
+            f"The service does not listen on {host}: terminals do not authenticate themselves yet, so only the "
+            "loopback is safe. Nothing was started. Use 127.0.0.1."
         )

@@ -40,7 +40,9 @@ class NetPosition:
 
 
 def net(movements: Iterable[Movement]) -> list[NetPosition]:
-    """Positions of every party whose accounts moved, sorted by (class, party); nothing nets across classes (rule 11)."""
+    """Positions of every party whose accounts moved, sorted by (class, party); nothing nets across classes (rule
+    11).
+    """
     positions: dict[tuple[str, str], int] = defaultdict(int)
     for movement in movements:
         positions[movement.class_, party_of(movement.account)] += movement.net_fen

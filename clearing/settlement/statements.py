@@ -1,4 +1,6 @@
-"""Each operator's statement of a date, from what the date posted to the operator's payable accounts (docs/ledger.md, "Files of a day")."""
+"""Each operator's statement of a date, from what the date posted to the operator's payable accounts (docs/ledger.md,
+"Files of a day").
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable

@@ -1,11 +1,10 @@
 """SQL of the books: gross lines, states of records, substance, balances, what a day posted."""
 
+from datetime import date
+
 import asyncpg
 
 from clearing.store import ask
-
-from datetime import date
-
 
 LINES = """
     SELECT business_date AS date, ledger, account, rule || '@' || version AS rule,

@@ -1,6 +1,7 @@
 """SQL of the cases: what a close finds, and how findings open, change and resolve cases (docs/ledger.md, "Cases").
 
-Each statement adds to the temporary table `finding`; they read `known`, `ride` and `tariff`, which `clearing.store.close` laid out.
+Each statement adds to the temporary table `finding`; they read `known`, `ride` and `tariff`, which
+`clearing.store.close` laid out.
 """
 # ruff: noqa: S608 - the texts are made of constants and of the record's field table, never of input
 
@@ -9,9 +10,8 @@ from datetime import date
 
 import asyncpg
 
-from clearing.store import ask
-
 from cardcore.record import Kind
+from clearing.store import ask
 from clearing.store.claims import claim, purse_subject, record_subject, sector_label
 from clearing.store.close import FORK_SUBJECT, OFFLINE
 
@@ -28,7 +28,8 @@ FINDINGS: Mapping[str, str] = {
         WHERE x.state = 'quarantined' AND x.taken_up_at IS NULL
           AND x.code IN ('bad-proof', 'unknown-psam', 'unknown-issuer', 'no-key', 'malformed')""",
     "conflict": f"""
-        SELECT 'conflict', encode(x.card, 'hex') || '@' || encode({claim("date", "x.record")} || {claim("time", "x.record")}, 'hex'),
+        SELECT 'conflict', encode(x.card, 'hex') || '@' || encode({claim("date", "x.record")} ||
+            {claim("time", "x.record")}, 'hex'),
                x.amount_fen, 'operator', {_OPERATOR.format("x")}, NULL
         FROM exhibit x WHERE x.state = 'conflict'""",
     "bad-seal": f"""
@@ -36,7 +37,8 @@ FINDINGS: Mapping[str, str] = {
         WHERE k.kind IN {OFFLINE} AND NOT k.sealed""",
     "suspension": f"""
         SELECT k.code, {record_subject("k")}, k.amount_fen, 'clearing', {_OPERATOR.format("k")}, NULL FROM known k
-        WHERE k.state = 'suspended' AND k.code IN ('clock', 'psam-inactive', 'unknown-card', 'rogue-load', 'replaced-card')""",
+        WHERE k.state = 'suspended' AND k.code IN ('clock', 'psam-inactive', 'unknown-card', 'rogue-load',
+            'replaced-card')""",
     "denylist": f"""
         SELECT 'denylist', {record_subject("k")}, k.amount_fen, bearer.name,
                jsonb_build_object('bearer', bearer.name, 'operator', k.operator), NULL
@@ -46,7 +48,8 @@ FINDINGS: Mapping[str, str] = {
             WHERE name = 'grace' AND scope IN (t.class, '*') AND valid_from <= k.origin_date
             ORDER BY scope = '*', valid_from DESC LIMIT 1) AS grace ON true,
         LATERAL (
-            SELECT CASE WHEN bool_or(k.sealed AND k.list_version >= e.version OR k.instant >= e.published_at + grace.period)
+            SELECT CASE WHEN bool_or(k.sealed AND k.list_version >= e.version OR k.instant >= e.published_at +
+                grace.period)
                         THEN 'acquirer' ELSE 'issuer' END AS name
             FROM denylist e WHERE e.card = k.card AND e.effective_at <= k.instant) AS bearer
         WHERE k.state = 'suspended' AND k.code = 'denylisted'""",
@@ -54,13 +57,15 @@ FINDINGS: Mapping[str, str] = {
         SELECT 'fork', {FORK_SUBJECT}, sum(k.amount_fen), 'issuer', jsonb_build_object('members', count(*)), NULL
         FROM known k WHERE k.forked GROUP BY k.card, k.purse, k.generation, k.counter""",
     "sequence-gap": """
-        SELECT 'sequence-gap', r.terminal || '/' || r.epoch || '/' || lower(hole) || '-' || upper(hole) - 1, 0, 'operator',
+        SELECT 'sequence-gap', r.terminal || '/' || r.epoch || '/' || lower(hole) || '-' || upper(hole) - 1, 0,
+            'operator',
                jsonb_strip_nulls(jsonb_build_object('operator', t.operator)), NULL
         FROM terminal_range r LEFT JOIN terminal t ON t.id = r.terminal,
              unnest(int8multirange(int8range(1, upper(r.seen))) - r.seen) AS hole""",
     "sequence-conflict": f"""
         SELECT DISTINCT 'sequence-conflict', terminal || '/' || epoch, 0, 'operator', {_OPERATOR.format("twice")}, NULL
-        FROM (SELECT terminal, epoch, min(operator) AS operator FROM known GROUP BY terminal, epoch, sequence HAVING count(*) > 1
+        FROM (SELECT terminal, epoch, min(operator) AS operator FROM known GROUP BY terminal, epoch, sequence HAVING
+            count(*) > 1
              ) AS twice""",
     "batch-conflict": """
         SELECT DISTINCT 'batch-conflict', b.terminal || '/' || b.n, 0, 'operator',
@@ -68,11 +73,14 @@ FINDINGS: Mapping[str, str] = {
         FROM batch_conflict b LEFT JOIN terminal t ON t.id = b.terminal""",
     "torn": f"""
         SELECT 'torn', {record_subject("x")}, x.amount_fen, 'clearing',
-               jsonb_build_object('outcome', CASE WHEN same THEN 'void' WHEN later THEN 'committed' ELSE 'undecided' END),
+               jsonb_build_object('outcome', CASE WHEN same THEN 'void' WHEN later THEN 'committed' ELSE 'undecided'
+                   END),
                CASE WHEN same THEN 'void' END
         FROM exhibit x, LATERAL (
-            SELECT coalesce(bool_or(k.counter = x.counter), false) AS same, coalesce(bool_or(k.counter > x.counter), false) AS later
-            FROM known k WHERE k.counted AND (k.card, k.purse, k.generation) = (x.card, x.purse, x.generation)) AS evidence
+            SELECT coalesce(bool_or(k.counter = x.counter), false) AS same, coalesce(bool_or(k.counter > x.counter),
+                false) AS later
+            FROM known k WHERE k.counted AND (k.card, k.purse, k.generation) = (x.card, x.purse, x.generation)) AS
+                evidence
         WHERE x.state = 'memo' AND x.code = 'torn'""",
     "missing-exit": f"""
         SELECT 'missing-exit', {purse_subject("k")} || '/' || k.counter, 0, 'operator', {_OPERATOR.format("k")}, NULL
@@ -84,8 +92,10 @@ FINDINGS: Mapping[str, str] = {
         WHERE k.kind = {Kind.ENTRY.value} AND k.sealed AND k.origin_date <= (SELECT date FROM open_day)
           AND (next.kind = {Kind.EXIT.value} AND next.flags & 4 = 0) IS NOT TRUE""",
     "operator-total": f"""
-        SELECT 'operator-total', t.operator || '/' || {sector_label("t.sector")} || '/' || t.date, coalesce(r.fen, 0) - t.fen,
-               'operator', jsonb_build_object('operator', t.operator, 'declared', t.count, 'received', coalesce(r.count, 0)), NULL
+        SELECT 'operator-total', t.operator || '/' || {sector_label("t.sector")} || '/' || t.date, coalesce(r.fen, 0) -
+            t.fen,
+               'operator', jsonb_build_object('operator', t.operator, 'declared', t.count, 'received', coalesce(r.count,
+                   0)), NULL
         FROM declared_total t LEFT JOIN (
             SELECT operator, sector, origin_date AS date, count(*) AS count, sum(amount_fen)::bigint AS fen FROM (
                 SELECT operator, sector, origin_date, amount_fen, kind FROM known
@@ -94,10 +104,12 @@ FINDINGS: Mapping[str, str] = {
                 WHERE state = 'pending_issuer' AND taken_up_at IS NULL) AS record
             WHERE kind IN ({Kind.DEBIT.value}, {Kind.ENTRY.value}, {Kind.EXIT.value}, {Kind.ACT.value})
             GROUP BY 1, 2, 3) AS r USING (operator, sector, date)
-        WHERE t.date <= (SELECT date FROM open_day) AND (coalesce(r.fen, 0), coalesce(r.count, 0)) <> (t.fen, t.count)""",
+        WHERE t.date <= (SELECT date FROM open_day) AND (coalesce(r.fen, 0), coalesce(r.count, 0)) <> (t.fen,
+            t.count)""",
     "fare": """
         SELECT 'fare', r.subject, abs(r.amount_fen - coalesce(t.due_fen, 0)), 'operator',
-               jsonb_strip_nulls(jsonb_build_object('operator', r.operator, 'full_fen', t.full_fen, 'due_fen', t.due_fen)), NULL
+               jsonb_strip_nulls(jsonb_build_object('operator', r.operator, 'full_fen', t.full_fen, 'due_fen',
+                   t.due_fen)), NULL
         FROM ride r JOIN tariff t USING (kind, line, station, entry_station, without_entry, concession, origin_date)
         WHERE r.full_fare_fen IS DISTINCT FROM t.full_fen OR r.amount_fen IS DISTINCT FROM t.due_fen""",
     "concession": """
@@ -107,12 +119,14 @@ FINDINGS: Mapping[str, str] = {
     "business-date": """
         SELECT 'business-date', operator || '/' || close_date || '/' || origin_date, 0, 'operator',
                jsonb_build_object('operator', operator, 'count', count(*)), NULL
-        FROM import_row WHERE state = 'accepted' AND close_date <> origin_date GROUP BY operator, close_date, origin_date""",
+        FROM import_row WHERE state = 'accepted' AND close_date <> origin_date GROUP BY operator, close_date,
+            origin_date""",
 }
 # Two records of one subject share a case: it stays open while either needs it, and shows the larger amount.
 FOLD = """
     INSERT INTO case_file AS c (kind, subject, amount_fen, opened, resolved, resolution, owner, detail)
-    SELECT DISTINCT ON (kind, subject) kind, subject, amount_fen, $1::date, CASE WHEN resolution IS NOT NULL THEN $1::date END, resolution, owner,
+    SELECT DISTINCT ON (kind, subject) kind, subject, amount_fen, $1::date, CASE WHEN resolution IS NOT NULL THEN
+        $1::date END, resolution, owner,
            detail
     FROM finding ORDER BY kind, subject, resolution IS NOT NULL, amount_fen DESC, detail::text
     ON CONFLICT (kind, subject) DO UPDATE
@@ -120,13 +134,16 @@ FOLD = """
         resolved = excluded.resolved, resolution = excluded.resolution
     WHERE c.resolved IS NULL OR (excluded.resolution IS NULL AND c.kind = ANY($2::text[]))"""
 RESOLVE = """
-    UPDATE case_file c SET resolved = $1::date, resolution = w.word FROM unnest($2::text[], $3::text[]) AS w (kind, word)
+    UPDATE case_file c SET resolved = $1::date, resolution = w.word FROM unnest($2::text[], $3::text[]) AS w (kind,
+        word)
     WHERE c.kind = w.kind AND c.resolved IS NULL
       AND NOT EXISTS (SELECT FROM finding f WHERE f.kind = c.kind AND f.subject = c.subject)"""
 
 
 async def find(connection: asyncpg.Connection, found: Iterable[tuple[object, ...]]) -> None:
-    """Lay out all findings: those of SQL, and those that were judged (kind, subject, amount_fen, owner, detail, resolution)."""
+    """Lay out all findings: those of SQL, and those that were judged (kind, subject, amount_fen, owner, detail,
+    resolution).
+    """
     await connection.execute(FINDING)
     for statement in FINDINGS.values():
         await connection.execute(_INSERT + statement)
@@ -143,8 +160,7 @@ async def fold(connection: asyncpg.Connection, day: date, words: Mapping[str, st
 async def opened_on(connection: asyncpg.Connection, day: date, *kinds: str) -> list[asyncpg.Record]:
     """kind and subject of the cases of some kinds that a close opened."""
     return await ask.rows(
-        connection,
-        "SELECT kind, subject FROM case_file WHERE opened = $1 AND kind = ANY($2::text[])", day, kinds
+        connection, "SELECT kind, subject FROM case_file WHERE opened = $1 AND kind = ANY($2::text[])", day, kinds
     )
 
 

@@ -1,7 +1,7 @@
 """SQL of the close: what is true of all records known, what of it is not yet posted, and the day's end.
 
-Everything per record is one statement over temporary tables keyed by card (`known`, `step`, `ride`); they live as long as the
-transaction. All functions run inside the closer's transaction.
+Everything per record is one statement over temporary tables keyed by card (`known`, `step`, `ride`); they live as long
+as the transaction. All functions run inside the closer's transaction.
 """
 # ruff: noqa: S608 - the texts are made of constants and of the record's field table, never of input
 
@@ -10,9 +10,8 @@ from datetime import date, datetime
 
 import asyncpg
 
-from clearing.store import ask
-
 from cardcore.record import Kind, Sector
+from clearing.store import ask
 from clearing.store.claims import claim, purse_subject, record_subject, reference
 
 LOCK = int.from_bytes(b"close\x00\x00\x00")
@@ -34,8 +33,10 @@ KNOWN = f"""
                f.sealed OR a.card IS NOT NULL AS sealed, coalesce(a.record, f.record) AS record
         FROM fact f LEFT JOIN record_event a ON (a.card, a.proof_key, a.kind) = (f.card, f.proof_key, 'adopted')
     ), claimed AS (
-        SELECT card, proof_key, kind, purse, amount_fen, terminal_number, terminal_transaction, instant, origin_date, sector,
-               operator, terminal, epoch, sequence, state, code, batch_id, sealed, sealed AND kind IN {OFFLINE} AS counted,
+        SELECT card, proof_key, kind, purse, amount_fen, terminal_number, terminal_transaction, instant, origin_date,
+            sector,
+               operator, terminal, epoch, sequence, state, code, batch_id, sealed, sealed AND kind IN {OFFLINE} AS
+                   counted,
                {claim("date")} || {claim("time")} AS moment, {_CLAIMED}
         FROM believed
     )
@@ -53,7 +54,7 @@ STEP = """
     WHERE k.counted AND NOT k.forked
     WINDOW purse AS (PARTITION BY k.card, k.purse, k.generation ORDER BY k.counter)"""
 
-# What changed the value of a purse between two known records. A load proves its generation by its order, an unsealed debit none.
+# What changed the value of a purse between two known records. An unsealed debit is of no known generation.
 VALUE = f"""
     CREATE TEMP TABLE value ON COMMIT DROP AS
     SELECT card, purse, generation, instant, amount_fen, 'load' AS what, '' AS load_id, counter
@@ -81,27 +82,33 @@ OPEN_STEPS = """
                count(*) FILTER (WHERE what = 'unsealed') AS unsealed,
                array_agg(v.load_id ORDER BY v.counter, v.load_id) FILTER (WHERE what = 'doubt') AS doubts,
                array_agg(v.amount_fen ORDER BY v.counter, v.load_id) FILTER (WHERE what = 'doubt') AS doubt_fens
-        FROM step s JOIN value v ON v.card = s.card AND v.purse = s.purse AND coalesce(v.generation, s.generation) = s.generation
+        FROM step s JOIN value v ON v.card = s.card AND v.purse = s.purse AND coalesce(v.generation, s.generation) =
+            s.generation
             AND v.instant > s.lower_at AND v.instant <= s.upper_at
         GROUP BY s.card, s.purse, s.generation, s.upper
     )
-    SELECT s.card, s.purse, s.generation, s.lower, s.upper, s.proof_key, s.origin_date, s.after_fen::bigint, s.before_fen::bigint,
+    SELECT s.card, s.purse, s.generation, s.lower, s.upper, s.proof_key, s.origin_date, s.after_fen::bigint,
+        s.before_fen::bigint,
            coalesce(b.loads_fen, 0)::bigint AS loads_fen, coalesce(b.unsealed, 0) AS unsealed,
            coalesce(b.unsealed_fen, 0)::bigint AS unsealed_fen, b.doubts, b.doubt_fens
     FROM step s LEFT JOIN between b USING (card, purse, generation, upper)
     WHERE (s.upper - s.lower - 1 - coalesce(b.unsealed, 0) <> 0 OR b.doubts IS NOT NULL
            OR s.after_fen + coalesce(b.loads_fen, 0) - coalesce(b.unsealed_fen, 0) <> s.before_fen)
-      AND NOT EXISTS (SELECT FROM known f WHERE f.forked AND (f.card, f.purse, f.generation) = (s.card, s.purse, s.generation)
+      AND NOT EXISTS (SELECT FROM known f WHERE f.forked AND (f.card, f.purse, f.generation) = (s.card, s.purse,
+          s.generation)
                       AND f.counter > s.lower AND f.counter < s.upper)
     ORDER BY s.card, s.purse, s.generation, s.upper"""
 
 RIDE = f"""
     CREATE TEMP TABLE ride ON COMMIT DROP AS
-    SELECT k.card, k.proof_key, {reference("k")} AS reference, {record_subject("k")} AS subject, k.kind, k.operator, k.origin_date,
-           k.amount_fen, k.full_fare_fen, k.line, k.station, k.entry_station, k.flags & 4 <> 0 AS without_entry, k.concession,
+    SELECT k.card, k.proof_key, {reference("k")} AS reference, {record_subject("k")} AS subject, k.kind, k.operator,
+        k.origin_date,
+           k.amount_fen, k.full_fare_fen, k.line, k.station, k.entry_station, k.flags & 4 <> 0 AS without_entry,
+               k.concession,
            c.class
     FROM known k JOIN card c USING (card)
-    WHERE k.sector = {Sector.TRANSIT.value} AND k.kind IN ({Kind.DEBIT.value}, {Kind.EXIT.value}) AND k.state = 'accepted'
+    WHERE k.sector = {Sector.TRANSIT.value} AND k.kind IN ({Kind.DEBIT.value}, {Kind.EXIT.value}) AND k.state =
+        'accepted'
       AND k.sealed AND NOT k.forked"""
 RIDE_KEY = ("kind", "line", "station", "entry_station", "without_entry", "concession", "origin_date")
 TARIFF = """
@@ -141,7 +148,8 @@ DELTA = """
     SELECT rule, version, subject, proof_key, ledger, account, origin_date, sum(amount_fen)::bigint AS amount_fen
     FROM (SELECT rule, version, subject, proof_key, ledger, account, origin_date, amount_fen FROM target
           UNION ALL
-          SELECT rule, version, subject, proof_key, ledger, account, origin_date, -amount_fen FROM carried) AS both_sides
+          SELECT rule, version, subject, proof_key, ledger, account, origin_date, -amount_fen FROM carried) AS
+              both_sides
     GROUP BY 1, 2, 3, 4, 5, 6, 7 HAVING sum(amount_fen) <> 0"""
 DISPUTES = """
     INSERT INTO record_event (card, proof_key, kind, on_date)
@@ -149,7 +157,9 @@ DISPUTES = """
 
 
 async def lock_open_day(connection: asyncpg.Connection) -> date | None:
-    """Wait for other closers and for intakes in flight; the open date, locked until the transaction ends, None when none is open."""
+    """Wait for other closers and for intakes in flight; the open date, locked until the transaction ends, None when
+    none is open.
+    """
     await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
     found: date | None = await connection.fetchval("SELECT date FROM open_day FOR UPDATE")
     return found
@@ -192,7 +202,7 @@ async def resolve_loads(connection: asyncpg.Connection, state: str, load_ids: Se
     """Loads in doubt that evidence decided, in the order book and in the closer's own view."""
     for table in ("load_order", "unproven"):
         await connection.execute(
-            f"UPDATE {table} SET state = $1, settled_on = $2::date WHERE load_id = ANY($3) AND state = 'authorised'",  # noqa: S608
+            f"UPDATE {table} SET state = $1, settled_on = $2::date WHERE load_id = ANY($3) AND state = 'authorised'",
             state,
             day,
             load_ids,
@@ -206,7 +216,7 @@ async def unproven_loads(connection: asyncpg.Connection) -> list[asyncpg.Record]
 
 async def ride_keys(connection: asyncpg.Connection) -> list[asyncpg.Record]:
     """The distinct combinations of what decides a fare: columns `RIDE_KEY`."""
-    return await ask.rows(connection, f"SELECT DISTINCT {', '.join(RIDE_KEY)} FROM ride")  # noqa: S608 - a constant
+    return await ask.rows(connection, f"SELECT DISTINCT {', '.join(RIDE_KEY)} FROM ride")
 
 
 async def put_tariff(connection: asyncpg.Connection, rows: Iterable[tuple[object, ...]]) -> None:
@@ -216,7 +226,9 @@ async def put_tariff(connection: asyncpg.Connection, rows: Iterable[tuple[object
 
 
 async def put_targets(connection: asyncpg.Connection, rows: Iterable[tuple[object, ...]]) -> None:
-    """What must be posted for a subject: rule, version, subject, proof_key, ledger, account, origin_date, amount_fen."""
+    """What must be posted for a subject: rule, version, subject, proof_key, ledger, account, origin_date,
+    amount_fen.
+    """
     await connection.copy_records_to_table("target", records=rows)
 
 
@@ -227,7 +239,9 @@ async def target_sets(connection: asyncpg.Connection) -> None:
 
 
 async def carry(connection: asyncpg.Connection, day: date) -> list[asyncpg.Record]:
-    """Book the differences of targets to what was carried; per posting: rule, version, ledger, account, origin_date, fen, proof_keys."""
+    """Book the differences of targets to what was carried; per posting: rule, version, ledger, account, origin_date,
+    fen, proof_keys.
+    """
     await connection.execute(DELTA)
     await connection.execute(
         """
@@ -239,14 +253,17 @@ async def carry(connection: asyncpg.Connection, day: date) -> list[asyncpg.Recor
         connection,
         """
         SELECT rule, version, ledger, account, origin_date, sum(amount_fen)::bigint AS fen,
-               coalesce(array_agg(proof_key ORDER BY proof_key) FILTER (WHERE proof_key IS NOT NULL), '{}') AS proof_keys
+               coalesce(array_agg(proof_key ORDER BY proof_key) FILTER (WHERE proof_key IS NOT NULL), '{}') AS
+                   proof_keys
         FROM delta GROUP BY rule, version, ledger, account, origin_date, amount_fen > 0
-        ORDER BY 1, 2, 3, 4, 5, 6"""
+        ORDER BY 1, 2, 3, 4, 5, 6""",
     )
 
 
 async def post(connection: asyncpg.Connection, day: date, at: datetime, legs: Sequence[tuple[object, ...]]) -> int:
-    """One journal of the close; legs: ledger, account, class, rule, version, origin_date, count, amount_fen, merkle_root."""
+    """One journal of the close; legs: ledger, account, class, rule, version, origin_date, count, amount_fen,
+    merkle_root.
+    """
     await connection.executemany(
         "INSERT INTO account (ledger, account, class) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
         sorted({leg[:3] for leg in legs}, key=str),
@@ -256,9 +273,11 @@ async def post(connection: asyncpg.Connection, day: date, at: datetime, legs: Se
     )
     await connection.execute(
         """
-        INSERT INTO posting (journal_id, business_date, ledger, account, class, rule, version, origin_date, count, amount_fen,
+        INSERT INTO posting (journal_id, business_date, ledger, account, class, rule, version, origin_date, count,
+            amount_fen,
                              merkle_root)
-        SELECT $1::bigint, $2::date, * FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::integer[], $8::date[], $9::integer[],
+        SELECT $1::bigint, $2::date, * FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::integer[],
+            $8::date[], $9::integer[],
                                      $10::bigint[], $11::bytea[])""",
         journal,
         day,
@@ -274,7 +293,8 @@ async def freeze(
     status: str = await connection.execute(
         """
         INSERT INTO denylist (card, version, reason, reported_at, effective_at, published_at)
-        SELECT card, nextval('denylist_version'), $2::text, $3::timestamptz, $3, $4::timestamptz FROM (SELECT DISTINCT unnest($1::bytea[]) AS card ORDER BY 1) AS c
+        SELECT card, nextval('denylist_version'), $2::text, $3::timestamptz, $3, $4::timestamptz FROM (SELECT DISTINCT
+            unnest($1::bytea[]) AS card ORDER BY 1) AS c
         WHERE NOT EXISTS (SELECT FROM denylist d WHERE d.card = c.card AND d.effective_at <= $3)""",
         cards,
         reason,

@@ -16,7 +16,8 @@ _END = b"\xff\xff"
 
 
 def copy_rows(columns: Sequence[Column], count: int) -> bytes:
-    """`count` rows of the binary format: an array column varies, a bytes column is the same text in each row, None is NULL.
+    """`count` rows of the binary format: an array column varies, a bytes column is the same text in each row, None is
+    NULL.
 
     Arrays must have the width of the column's type; integers may have either byte order.
     """
@@ -49,7 +50,8 @@ async def copy_in(
 
 
 async def copy_out(connection: asyncpg.Connection, query: str, *types: str) -> list[NDArray[np.generic]]:
-    """The columns of a query without NULLs, as arrays of the given numpy types (`S10`, `>i8`, …), bytes of a fixed width."""
+    """The columns of a query without NULLs, as arrays of the given numpy types (`S10`, `>i8`, …), bytes of a fixed
+    width."""
     received = bytearray()
 
     async def keep(chunk: bytes) -> None:

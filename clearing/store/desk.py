@@ -6,8 +6,6 @@ from typing import Any
 import asyncpg
 
 
-
-
 async def card_row(connection: asyncpg.Connection, card: bytes) -> asyncpg.Record | None:
     """A registered card: issuer, profile, suite, class, generation, and whether it is on the denylist or replaced."""
     return await connection.fetchrow(
@@ -20,9 +18,11 @@ async def card_row(connection: asyncpg.Connection, card: bytes) -> asyncpg.Recor
 
 
 async def reserve_load(connection: asyncpg.Connection, order: dict[str, Any]) -> str:
-    """Write down a load before it is authorised, once; its state (`reserved`, or further when it was asked for before)."""
+    """Write down a load before it is authorised, once; its state (`reserved`, or further when it was asked for
+    before)."""
     await connection.execute(
-        """INSERT INTO load_order (load_id, card, purse, generation, counter, amount_fen, channel, terminal, reserved_at, state)
+        """INSERT INTO load_order (load_id, card, purse, generation, counter, amount_fen, channel, terminal,
+                                   reserved_at, state)
            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'reserved') ON CONFLICT (load_id) DO NOTHING""",
         *order.values(),
     )
@@ -38,12 +38,15 @@ async def drop_reservation(connection: asyncpg.Connection, load_id: str) -> None
 async def authorise_load(connection: asyncpg.Connection, load_id: str, at: datetime) -> None:
     """The load has been authorised; asked again, nothing changes."""
     await connection.execute(
-        "UPDATE load_order SET state = 'authorised', authorised_at = $2 WHERE load_id = $1 AND state = 'reserved'", load_id, at
+        "UPDATE load_order SET state = 'authorised', authorised_at = $2 WHERE load_id = $1 AND state = 'reserved'",
+        load_id,
+        at,
     )
 
 
 async def transfer_of(connection: asyncpg.Connection, new: bytes) -> asyncpg.Record | None:
-    """The replacement that `new` came from, held for this transaction: old, load_fen, and the load that carried its value."""
+    """The replacement that `new` came from, held for this transaction: old, load_fen, and the load that carried its
+    value."""
     return await connection.fetchrow(
         """SELECT old, load_fen, load_order.load_id, load_order.counter, load_order.purse, load_order.state
            FROM replacement LEFT JOIN load_order USING (load_id) WHERE new = $1 FOR UPDATE OF replacement""",
@@ -59,15 +62,20 @@ async def carry_transfer(connection: asyncpg.Connection, new: bytes, load_id: st
 async def insert_act(connection: asyncpg.Connection, act: dict[str, Any]) -> None:
     """An act that was opened; `split` is JSON text."""
     await connection.execute(
-        """INSERT INTO act (act_id, challenge, card, sector, amount_fen, transaction_type, split, terminal, terminal_number,
-                            date, time, digest, opened_at)
+        """INSERT INTO act (act_id, challenge, card, sector, amount_fen, transaction_type, split, terminal,
+                            terminal_number, date, time, digest, opened_at)
            VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9, $10, $11, $12, $13)""",
         *act.values(),
     )
 
 
 async def report(
-    connection: asyncpg.Connection, card: bytes, reason: str, reported: datetime, effective: datetime, published: datetime
+    connection: asyncpg.Connection,
+    card: bytes,
+    reason: str,
+    reported: datetime,
+    effective: datetime,
+    published: datetime,
 ) -> asyncpg.Record:
     """Denylist a card under the next version; the same report again gives the entry that it made: version, instants."""
     await connection.execute("LOCK TABLE denylist IN SHARE ROW EXCLUSIVE MODE")  # versions are committed in their order
@@ -94,12 +102,15 @@ async def report(
 
 async def replacements_with(connection: asyncpg.Connection, old: bytes, new: bytes) -> list[asyncpg.Record]:
     """Replacements in which either card takes part, on either side."""
-    return await connection.fetch(
+    found: list[asyncpg.Record] = await connection.fetch(
         "SELECT old, new, load_fen FROM replacement WHERE old IN ($1, $2) OR new IN ($1, $2)", old, new
     )
+    return found
 
 
-async def insert_replacement(connection: asyncpg.Connection, old: bytes, new: bytes, load_fen: int, at: datetime) -> None:
+async def insert_replacement(
+    connection: asyncpg.Connection, old: bytes, new: bytes, load_fen: int, at: datetime
+) -> None:
     """`new` takes the place of `old` from now on."""
     await connection.execute(
         "INSERT INTO replacement (old, new, load_fen, made_at) VALUES ($1, $2, $3, $4)", old, new, load_fen, at
@@ -108,14 +119,16 @@ async def insert_replacement(connection: asyncpg.Connection, old: bytes, new: by
 
 
 async def shadow_value(connection: asyncpg.Connection, card: bytes) -> int:
-    """What the card must still hold by the books, fen: loads that are proven or committed, less proven debits and open gaps."""
+    """What the card must still hold by the books, fen: loads that are proven or committed, less proven debits and open
+    gaps."""
     value: int = await connection.fetchval(
         """SELECT (
              coalesce((SELECT sum(CASE kind WHEN 4 THEN amount_fen ELSE -amount_fen END) FROM fact
                        WHERE card = $1 AND (kind IN (1, 2, 3) OR kind = 4 AND state = 'accepted')), 0)
            + coalesce((SELECT sum(amount_fen) FROM load_order WHERE card = $1 AND state = 'committed'), 0)
            - coalesce((SELECT sum(amount_fen) FROM carried
-                       WHERE rule = 'gap' AND subject LIKE encode($1, 'hex') || '/%' AND account LIKE 'float:%'), 0))::bigint""",
+                       WHERE rule = 'gap' AND subject LIKE encode($1, 'hex') || '/%' AND account LIKE 'float:%'),
+                       0))::bigint""",
         card,
     )
     return value

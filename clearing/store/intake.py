@@ -11,20 +11,25 @@ from clearing.store.copy import copy_in
 INTAKE_LOCK = int.from_bytes(b"onecard\x01")  # one writer of facts at a time: the service, or a retake beside it
 
 FACT = (
-    "card", "proof_key", "kind", "purse", "generation", "counter", "amount_fen", "terminal_number", "terminal_transaction",
-    "instant", "origin_date", "post_date", "sector", "operator", "terminal", "epoch", "sequence", "sealed", "state", "code",
+    "card", "proof_key", "kind", "purse", "generation", "counter", "amount_fen", "terminal_number",
+    "terminal_transaction",
+    "instant", "origin_date", "post_date", "sector", "operator", "terminal", "epoch", "sequence", "sealed", "state",
+    "code",
     "batch_id", "received_at", "record",
 )  # fmt: skip
 EXHIBIT = (
     "card", "digest", "state", "code", "proof_key", "kind", "purse", "generation", "counter", "amount_fen", "instant",
-    "origin_date", "post_date", "sector", "operator", "terminal", "epoch", "sequence", "sealed", "batch_id", "received_at",
+    "origin_date", "post_date", "sector", "operator", "terminal", "epoch", "sequence", "sealed", "batch_id",
+    "received_at",
     "record",
 )  # fmt: skip
 BATCH = (
-    "batch_id", "terminal", "n", "epoch", "first_seq", "last_seq", "count", "digest", "media", "body", "answer", "received_at",
+    "batch_id", "terminal", "n", "epoch", "first_seq", "last_seq", "count", "digest", "media", "body", "answer",
+    "received_at",
 )  # fmt: skip
 POSTING = (
-    "journal_id", "ledger", "account", "class", "rule", "version", "business_date", "origin_date", "count", "amount_fen",
+    "journal_id", "ledger", "account", "class", "rule", "version", "business_date", "origin_date", "count",
+    "amount_fen",
     "merkle_root",
 )  # fmt: skip
 
@@ -66,9 +71,7 @@ async def stored_answer(connection: asyncpg.Connection, terminal: int, n: int) -
     return answer
 
 
-async def seen_exhibits(
-    connection: asyncpg.Connection, spans: Iterable[tuple[int, int, int, int]]
-) -> set[bytes]:
+async def seen_exhibits(connection: asyncpg.Connection, spans: Iterable[tuple[int, int, int, int]]) -> set[bytes]:
     """Bytes of the exhibits within the spans (terminal, epoch, lowest and highest sequence)."""
     terminals, epochs, lows, highs = zip(*spans, strict=True)
     rows = await connection.fetch(
@@ -100,7 +103,8 @@ async def known_facts(
 async def authorised_loads(
     connection: asyncpg.Connection, cards: Sequence[bytes]
 ) -> dict[tuple[bytes, int, int, int], tuple[str, str]]:
-    """Loads of the cards that were authorised and not yet confirmed: (card, purse, counter, fen) → (load id, channel)."""
+    """Loads of the cards that were authorised and not yet confirmed: (card, purse, counter, fen) → (load id,
+    channel)."""
     rows = await connection.fetch(
         """SELECT card, purse, counter, amount_fen, load_id, channel FROM load_order
            WHERE card = ANY($1) AND state IN ('authorised', 'committed', 'reversed') AND authorised_at IS NOT NULL
@@ -206,7 +210,8 @@ async def write_security_event(
 async def write_ranges(
     connection: asyncpg.Connection, runs: Iterable[tuple[int, int, int, int]]
 ) -> dict[tuple[int, int], list[tuple[int, int]]]:
-    """Add runs (terminal, epoch, first, last) to what was seen; by (terminal, epoch) the first 34 ranges that are seen now."""
+    """Add runs (terminal, epoch, first, last) to what was seen; by (terminal, epoch) the first 34 ranges that are seen
+    now."""
     terminals, epochs, firsts, lasts = zip(*runs, strict=True)
     rows = await connection.fetch(
         """INSERT INTO terminal_range AS known (terminal, epoch, seen)
@@ -252,9 +257,7 @@ async def write_journals(
     )
 
 
-async def write_adoptions(
-    connection: asyncpg.Connection, rows: Iterable[tuple[bytes, bytes, date, bytes]]
-) -> None:
+async def write_adoptions(connection: asyncpg.Connection, rows: Iterable[tuple[bytes, bytes, date, bytes]]) -> None:
     """(card, proof key, date, record): a sealed copy lends its claims to an unsealed fact."""
     await connection.executemany(
         "INSERT INTO record_event (card, proof_key, kind, on_date, record) VALUES ($1, $2, 'adopted', $3, $4) "
@@ -277,7 +280,7 @@ async def retakeable(
     connection: asyncpg.Connection, codes: Sequence[str], count: int, behind: tuple[bytes, bytes]
 ) -> list[asyncpg.Record]:
     """Up to `count` quarantined exhibits of these codes, not yet taken up, that follow `behind` in (card, digest)."""
-    return await connection.fetch(
+    found: list[asyncpg.Record] = await connection.fetch(
         """SELECT card, exhibit.digest, record, code, exhibit.batch_id, exhibit.received_at, batch.terminal, batch.n
            FROM exhibit JOIN batch USING (batch_id)
            WHERE state = 'quarantined' AND code = ANY($1) AND taken_up_at IS NULL AND (card, exhibit.digest) > ($3, $4)
@@ -286,6 +289,7 @@ async def retakeable(
         count,
         *behind,
     )
+    return found
 
 
 async def mark_taken_up(

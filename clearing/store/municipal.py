@@ -8,7 +8,8 @@ import asyncpg
 from clearing.store import ask
 
 ROW = (
-    "card", "row_key", "scheme", "state", "code", "operator", "ride", "full_fare_fen", "charged_fen", "instant", "close_date",
+    "card", "row_key", "scheme", "state", "code", "operator", "ride", "full_fare_fen", "charged_fen", "instant",
+    "close_date",
     "row", "line", "origin_date", "post_date",
 )  # fmt: skip
 
@@ -17,7 +18,8 @@ async def begin(connection: asyncpg.Connection, digest: bytes, scheme: str, name
     """The file, if it is new, and a place for its rows to arrive at. One import at a time."""
     await connection.execute("LOCK TABLE import_file IN SHARE ROW EXCLUSIVE MODE")
     await connection.execute(
-        "INSERT INTO import_file (digest, scheme, name, lines, imported_at) VALUES ($1, $2, $3, 0, $4) ON CONFLICT DO NOTHING",
+        "INSERT INTO import_file (digest, scheme, name, lines, imported_at) VALUES ($1, $2, $3, 0, $4) "
+        "ON CONFLICT DO NOTHING",
         digest,
         scheme,
         name,
@@ -50,14 +52,18 @@ async def store_rows(
         connection,
         """
         WITH fresh AS (
-            INSERT INTO import_row (card, row_key, scheme, state, code, operator, ride, full_fare_fen, charged_fen, instant,
+            INSERT INTO import_row (card, row_key, scheme, state, code, operator, ride, full_fare_fen, charged_fen,
+                instant,
                                     close_date, row, line, origin_date, post_date, file, journal_id)
-            SELECT DISTINCT ON (card, row_key) card, row_key, scheme, state, code, operator, ride, full_fare_fen, charged_fen, instant,
+            SELECT DISTINCT ON (card, row_key) card, row_key, scheme, state, code, operator, ride, full_fare_fen,
+                charged_fen, instant,
                    close_date, row, line, origin_date, post_date, $1::bytea, $2::bigint
             FROM arriving ORDER BY card, row_key, line
             ON CONFLICT (card, row_key) DO UPDATE
-            SET state = excluded.state, code = excluded.code, operator = excluded.operator, origin_date = excluded.origin_date,
-                post_date = excluded.post_date, file = excluded.file, line = excluded.line, journal_id = excluded.journal_id
+            SET state = excluded.state, code = excluded.code, operator = excluded.operator, origin_date =
+                excluded.origin_date,
+                post_date = excluded.post_date, file = excluded.file, line = excluded.line, journal_id =
+                    excluded.journal_id
             WHERE import_row.code = 'unknown-company' AND excluded.state = 'accepted'
             RETURNING state, code, ride)
         SELECT state, code, count(*) AS count, count(*) FILTER (WHERE ride) AS rides FROM fresh GROUP BY state, code""",
@@ -90,16 +96,19 @@ async def post(
         sorted({leg[:3] for leg in legs}, key=str),
     )
     await connection.execute(
-        "INSERT INTO journal (journal_id, cause, reference, posted_at) OVERRIDING SYSTEM VALUE VALUES ($1, 'import', $2, $3)",
+        "INSERT INTO journal (journal_id, cause, reference, posted_at) OVERRIDING SYSTEM VALUE "
+        "VALUES ($1, 'import', $2, $3)",
         journal,
         reference,
         at,
     )
     await connection.execute(
         """
-        INSERT INTO posting (journal_id, rule, version, ledger, account, class, business_date, origin_date, count, amount_fen,
+        INSERT INTO posting (journal_id, rule, version, ledger, account, class, business_date, origin_date, count,
+            amount_fen,
                              merkle_root)
-        SELECT $1::bigint, 'import', 1, * FROM unnest($2::text[], $3::text[], $4::text[], $5::date[], $6::date[], $7::integer[],
+        SELECT $1::bigint, 'import', 1, * FROM unnest($2::text[], $3::text[], $4::text[], $5::date[], $6::date[],
+            $7::integer[],
                                               $8::bigint[], $9::bytea[])""",
         journal,
         *(list(column) for column in zip(*legs, strict=True)),
@@ -109,13 +118,16 @@ async def post(
 async def register_companies(connection: asyncpg.Connection, names: Sequence[str]) -> dict[str, int]:
     """A party of kind operator for each name: one of that name if there is one, else a new one from 60001 on."""
     rows = await ask.rows(
-        connection, "SELECT name, min(id) AS id FROM party WHERE kind = 'operator' AND name = ANY($1) GROUP BY name", names
+        connection,
+        "SELECT name, min(id) AS id FROM party WHERE kind = 'operator' AND name = ANY($1) GROUP BY name",
+        names,
     )
     known: dict[str, int] = {row["name"]: row["id"] for row in rows}
     highest: int = await connection.fetchval("SELECT greatest(max(id), 60000) FROM party")
     new = {name: highest + at for at, name in enumerate((name for name in names if name not in known), 1)}
     await connection.executemany(
-        "INSERT INTO party (id, kind, name) VALUES ($1, 'operator', $2)", [(number, name) for name, number in new.items()]
+        "INSERT INTO party (id, kind, name) VALUES ($1, 'operator', $2)",
+        [(number, name) for name, number in new.items()],
     )
     return known | new
 
@@ -125,7 +137,8 @@ async def put_source_policy(connection: asyncpg.Connection, scheme: str, day: da
     await connection.execute(
         """
         INSERT INTO policy (name, scope, valid_from, version, basis, value)
-        VALUES ('source', $1, $2, (SELECT coalesce(max(version), 0) + 1 FROM policy WHERE name = 'source' AND scope = $1),
+        VALUES ('source', $1, $2, (SELECT coalesce(max(version), 0) + 1 FROM policy WHERE name = 'source' AND scope =
+            $1),
                 'import --register-companies', $3::jsonb)
         ON CONFLICT (name, scope, valid_from) DO UPDATE SET value = excluded.value""",
         scheme,

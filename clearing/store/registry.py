@@ -38,7 +38,7 @@ async def upsert(connection: asyncpg.Connection, table: str, rows: Sequence[Mapp
     if not rows:
         return 0
     key, rest = TABLES[table]
-    columns = key | rest
+    columns = {**key, **rest}
     statement = f"""
         INSERT INTO {table} ({", ".join(columns)})
         SELECT * FROM unnest({", ".join(f"${at}::{kind}[]" for at, kind in enumerate(columns.values(), 1))})
@@ -51,9 +51,10 @@ async def upsert(connection: asyncpg.Connection, table: str, rows: Sequence[Mapp
 
 async def read_policies(connection: asyncpg.Connection) -> list[asyncpg.Record]:
     """All policies, oldest first: name, scope, valid_from, version, basis, value as JSON text."""
-    return await connection.fetch(
+    found: list[asyncpg.Record] = await connection.fetch(
         "SELECT name, scope, valid_from, version, basis, value::text FROM policy ORDER BY name, scope, valid_from"
     )
+    return found
 
 
 async def insert_policies(connection: asyncpg.Connection, rows: Iterable[tuple[str, str, date, int, str, str]]) -> None:
@@ -82,9 +83,9 @@ async def read_parties(connection: asyncpg.Connection) -> dict[str, list[asyncpg
     }
 
 
-async def read_cards(connection: asyncpg.Connection) -> NDArray[np.generic]:
+async def read_cards(connection: asyncpg.Connection) -> NDArray[np.bytes_]:
     """All registered serials, sorted, as one array of 10 bytes each."""
-    return (await copy_out(connection, "SELECT card FROM card ORDER BY card", "S10"))[0]
+    return (await copy_out(connection, "SELECT card FROM card ORDER BY card", "S10"))[0].astype("S10", copy=False)
 
 
 async def read_denylist(connection: asyncpg.Connection) -> list[NDArray[np.generic]]:

@@ -7,68 +7,28 @@ A text of `CHECKS` yields one row per thing examined: `bad` and `label`. Sources
 import asyncpg
 
 from clearing.store import ask
-from clearing.store.claims import claim, sector_label
+from clearing.store.claims import claim
 from clearing.store.close import OFFLINE
-
-_LABEL = sector_label("r.sector")
-# What intake and import must have posted, leg by leg, each with the leaf of its record and the batch or file it came in.
-DUE = f"""
-    CREATE TEMP TABLE due_leg ON COMMIT DROP AS
-    WITH r AS (
-        SELECT f.*, {_LABEL.replace("r.", "f.")} AS label, 'batch/' || f.batch_id AS origin, EXISTS (
-            SELECT FROM exhibit x WHERE x.card = f.card AND x.taken_up_at IS NOT NULL AND x.record = f.record) AS retaken
-        FROM fact f)
-    SELECT 'debit' AS rule, leg.ledger, leg.account, r.post_date, r.origin_date, leg.sign * r.amount_fen AS amount_fen,
-           r.proof_key AS leaf, r.origin, r.retaken
-    FROM r, LATERAL (VALUES
-        ('purse', 'float:' || r.purse, 1), ('purse', 'due:' || r.label, -1), (r.label, 'due:purse', 1),
-        (r.label, CASE r.state WHEN 'accepted' THEN 'payable:' ELSE 'suspense:' END || r.operator, -1)
-    ) AS leg (ledger, account, sign) WHERE r.kind IN {OFFLINE} AND r.amount_fen > 0
-    UNION ALL
-    SELECT 'load', 'purse', leg.account, r.post_date, r.origin_date, leg.sign * r.amount_fen, r.proof_key, r.origin, r.retaken
-    FROM r, LATERAL (
-        SELECT channel FROM load_order o
-        WHERE (o.card, o.purse, o.counter, o.amount_fen) = (r.card, r.purse, r.counter, r.amount_fen) AND o.authorised_at IS NOT NULL
-        ORDER BY o.authorised_at LIMIT 1) AS o,
-        LATERAL (VALUES ('cash:' || o.channel, 1), ('float:' || r.purse, -1)) AS leg (account, sign)
-    WHERE r.kind = 4 AND r.state = 'accepted' AND r.amount_fen > 0
-    UNION ALL
-    SELECT 'act', r.label, leg.account, r.post_date, r.origin_date, leg.sign * part.value::bigint, r.proof_key, r.origin, r.retaken
-    FROM r JOIN act a ON a.act_id = {claim("act_id", "r.record")}, jsonb_each_text(a.split) AS part,
-        LATERAL (VALUES (part.key, 1), (part.key || '_payable:' || r.operator, -1)) AS leg (account, sign)
-    WHERE r.kind = 5 AND r.state = 'accepted' AND part.value::bigint > 0
-    UNION ALL
-    SELECT 'debit', {_LABEL}, leg.account, r.post_date, r.origin_date, leg.sign * r.amount_fen, r.digest, 'batch/' || r.batch_id,
-           false
-    FROM exhibit r, LATERAL (VALUES
-        ('pending_receivable:' || encode({claim("issuer", "r.record")}, 'hex'), 1), ('pending_payable:' || r.operator, -1)
-    ) AS leg (account, sign) WHERE r.state = 'pending_issuer' AND r.kind IN {OFFLINE} AND r.amount_fen > 0
-    UNION ALL
-    SELECT 'import', 'transit', leg.account, i.post_date, i.close_date, leg.sign * i.charged_fen, i.row_key,
-           'journal/' || i.journal_id, false
-    FROM import_row i, LATERAL (VALUES ('source:' || i.scheme, 1), ('payable:' || i.operator, -1)) AS leg (account, sign)
-    WHERE i.state = 'accepted' AND i.ride AND i.charged_fen > 0"""
-BOOKED = """
-    CREATE TEMP TABLE booked ON COMMIT DROP AS
-    SELECT p.*, j.cause, CASE j.cause WHEN 'import' THEN 'journal/' || j.journal_id ELSE 'batch/' || b.batch_id END AS origin
-    FROM posting p JOIN journal j USING (journal_id)
-    LEFT JOIN batch b ON j.cause IN ('batch', 'retake') AND j.reference = b.terminal || '/' || b.n
-    WHERE j.cause <> 'close'"""
+from clearing.store.tie import BOOKED, due_legs
 
 CHECKS = {
     "L1 journals sum to zero": """
         SELECT sum(amount_fen) <> 0 AS bad, 'journal ' || journal_id || ' in ' || ledger AS label
         FROM posting GROUP BY journal_id, ledger""",
     "L2 trial balance": """
-        SELECT sum(amount_fen) <> 0 AS bad, business_date || ' in ' || ledger AS label FROM posting GROUP BY business_date, ledger
-        UNION ALL SELECT sum(closing_fen) <> 0, 'balances of ' || date || ' in ' || ledger FROM balance GROUP BY date, ledger""",
+        SELECT sum(amount_fen) <> 0 AS bad, business_date || ' in ' || ledger AS label FROM posting GROUP BY
+            business_date, ledger
+        UNION ALL SELECT sum(closing_fen) <> 0, 'balances of ' || date || ' in ' || ledger FROM balance GROUP BY date,
+            ledger""",
     "L3 balances are the sums of postings": """
-        SELECT (b.debit_fen, b.credit_fen, b.closing_fen) IS DISTINCT FROM (p.debit_fen, p.credit_fen, p.closing_fen) AS bad,
+        SELECT (b.debit_fen, b.credit_fen, b.closing_fen) IS DISTINCT FROM (p.debit_fen, p.credit_fen, p.closing_fen) AS
+            bad,
                ledger || ' ' || account || ' on ' || date AS label
         FROM balance b FULL JOIN (
             SELECT ledger, account, date, debit_fen, credit_fen,
                    sum(debit_fen - credit_fen) OVER (PARTITION BY ledger, account ORDER BY date)::bigint AS closing_fen
-            FROM (SELECT a.ledger, a.account, c.date, coalesce(sum(amount_fen) FILTER (WHERE amount_fen > 0), 0)::bigint AS debit_fen,
+            FROM (SELECT a.ledger, a.account, c.date, coalesce(sum(amount_fen) FILTER (WHERE amount_fen > 0), 0)::bigint
+                AS debit_fen,
                          coalesce(-sum(amount_fen) FILTER (WHERE amount_fen < 0), 0)::bigint AS credit_fen
                   FROM account a CROSS JOIN closing c
                   LEFT JOIN posting p ON (p.ledger, p.account, p.business_date) = (a.ledger, a.account, c.date)
@@ -76,16 +36,19 @@ CHECKS = {
         WHERE b.date IS NOT NULL OR p.debit_fen <> 0 OR p.credit_fen <> 0""",
     "L4 only allowed flows": """
         SELECT a.account IS NULL OR f.rule IS NULL AS bad, 'posting ' || posting_id AS label
-        FROM posting p LEFT JOIN account a USING (ledger, account, class) LEFT JOIN flow f USING (rule, ledger, class)""",
+        FROM posting p LEFT JOIN account a USING (ledger, account, class) LEFT JOIN flow f USING (rule, ledger,
+            class)""",
     "L5 history is guarded": """
         SELECT t.tgname IS NULL OR t.tgenabled <> 'O' AS bad, g.guard || ' of ' || g.guarded AS label
         FROM (VALUES ('history_stands', 'posting'), ('history_stands', 'journal'), ('history_stands', 'batch'),
                      ('posting_sums_to_zero', 'posting')) AS g (guard, guarded)
         LEFT JOIN pg_trigger t ON t.tgname = g.guard AND t.tgrelid = to_regclass(g.guarded)""",
     "L7 accounts stay on their side": """
-        SELECT sum(amount_fen) * CASE WHEN split_part(account, ':', 1) IN ('fraud', 'subsidy', 'cash', 'pending_receivable', 'source')
+        SELECT sum(amount_fen) * CASE WHEN split_part(account, ':', 1) IN ('fraud', 'subsidy', 'cash',
+            'pending_receivable', 'source')
                                       THEN -1 ELSE 1 END > 0 AS bad, ledger || ' ' || account AS label
-        FROM posting WHERE split_part(account, ':', 1) IN ('unsettled', 'fraud', 'suspense', 'payable', 'fee', 'subsidy',
+        FROM posting WHERE split_part(account, ':', 1) IN ('unsettled', 'fraud', 'suspense', 'payable', 'fee',
+            'subsidy',
             'subsidy_payable', 'cash', 'pending_receivable', 'pending_payable', 'source')
         GROUP BY ledger, account""",
     "L8 every journal has its cause": """
@@ -98,7 +61,8 @@ CHECKS = {
     "R1 batches add up": """
         SELECT count <> (answer ->> 'accepted')::int + (answer ->> 'duplicate')::int + (answer ->> 'suspended')::int
                + (answer ->> 'pending')::int + (answer ->> 'memo')::int + (answer ->> 'conflict')::int
-               + jsonb_array_length(answer -> 'quarantined') AS bad, 'batch ' || terminal || '/' || n AS label FROM batch""",
+               + jsonb_array_length(answer -> 'quarantined') AS bad, 'batch ' || terminal || '/' || n AS label FROM
+                   batch""",
     "R2 a record has one state": """
         SELECT f.card IS NOT NULL AS bad, 'exhibit ' || encode(x.digest, 'hex') AS label
         FROM exhibit x LEFT JOIN fact f ON f.card = x.card AND f.record = x.record AND x.taken_up_at IS NULL
@@ -106,10 +70,12 @@ CHECKS = {
         SELECT f.card IS NULL, 'event of ' || encode(e.card, 'hex') || '/' || encode(e.proof_key, 'hex')
         FROM record_event e LEFT JOIN fact f USING (card, proof_key)
         UNION ALL
-        SELECT f.batch_id IS NOT NULL AND b.batch_id IS NULL, 'fact ' || encode(f.card, 'hex') || '/' || encode(f.proof_key, 'hex')
+        SELECT f.batch_id IS NOT NULL AND b.batch_id IS NULL, 'fact ' || encode(f.card, 'hex') || '/' ||
+            encode(f.proof_key, 'hex')
         FROM fact f LEFT JOIN batch b USING (batch_id)""",
     "R3 one record per number": """
-        SELECT NOT EXISTS (SELECT FROM case_file c WHERE c.kind = 'sequence-conflict' AND c.subject = f.terminal || '/' || f.epoch) AS bad,
+        SELECT NOT EXISTS (SELECT FROM case_file c WHERE c.kind = 'sequence-conflict' AND c.subject = f.terminal || '/'
+            || f.epoch) AS bad,
                f.terminal || '/' || f.epoch || '/' || f.sequence AS label
         FROM fact f WHERE f.batch_id <= (SELECT coalesce(max(last_batch), 0) FROM closing)
         GROUP BY f.terminal, f.epoch, f.sequence HAVING count(*) > 1
@@ -120,18 +86,23 @@ CHECKS = {
         SELECT (d.count, d.fen) IS DISTINCT FROM (b.count, b.fen) AS bad,
                ledger || ' ' || account || ' ' || rule || ' on ' || post_date || ' of ' || origin_date
                || ': records say ' || coalesce(d.fen, 0) || ' fen, books ' || coalesce(b.fen, 0) AS label
-        FROM (SELECT ledger, account, rule, post_date, origin_date, count(*) AS count, sum(amount_fen) AS fen FROM due_leg
+        FROM (SELECT ledger, account, rule, post_date, origin_date, count(*) AS count, sum(amount_fen) AS fen FROM
+            due_leg
               GROUP BY 1, 2, 3, 4, 5) AS d
-        FULL JOIN (SELECT ledger, account, rule, business_date AS post_date, origin_date, sum(count) AS count, sum(amount_fen) AS fen
+        FULL JOIN (SELECT ledger, account, rule, business_date AS post_date, origin_date, sum(count) AS count,
+            sum(amount_fen) AS fen
                    FROM booked GROUP BY 1, 2, 3, 4, 5) AS b USING (ledger, account, rule, post_date, origin_date)""",
     "C5 closes post what they carry": """
-        SELECT c.fen IS DISTINCT FROM p.fen AS bad, ledger || ' ' || account || ' ' || rule || ' on ' || date || ' of ' || origin_date AS label
-        FROM (SELECT ledger, account, rule, version, posted_on AS date, origin_date, sum(amount_fen) AS fen, amount_fen > 0 AS debit
+        SELECT c.fen IS DISTINCT FROM p.fen AS bad, ledger || ' ' || account || ' ' || rule || ' on ' || date || ' of '
+            || origin_date AS label
+        FROM (SELECT ledger, account, rule, version, posted_on AS date, origin_date, sum(amount_fen) AS fen, amount_fen
+            > 0 AS debit
               FROM carried GROUP BY 1, 2, 3, 4, 5, 6, amount_fen > 0) AS c
         FULL JOIN (SELECT ledger, account, rule, version, business_date AS date, origin_date, sum(amount_fen) AS fen,
                           amount_fen > 0 AS debit
                    FROM posting JOIN journal USING (journal_id) WHERE cause = 'close' AND rule <> 'fee'
-                   GROUP BY 1, 2, 3, 4, 5, 6, amount_fen > 0) AS p USING (ledger, account, rule, version, date, origin_date, debit)""",
+                   GROUP BY 1, 2, 3, 4, 5, 6, amount_fen > 0) AS p USING (ledger, account, rule, version, date,
+                       origin_date, debit)""",
     "F1 float is what the cards hold": f"""
         SELECT sum(fen) <> 0 AS bad, 'purse ' || purse || ': ' || sum(fen) || ' fen without a card' AS label FROM (
             SELECT purse, CASE WHEN kind = 4 THEN -amount_fen ELSE amount_fen END AS fen FROM fact
@@ -141,9 +112,11 @@ CHECKS = {
                 SELECT FROM case_file c WHERE c.kind = 'load-in-doubt' AND c.resolution = 'committed'
                 AND c.subject = encode(o.card, 'hex') || '/' || o.purse || '/' || o.counter)
                 AND o.settled_on IS NOT NULL AND (o.state = 'committed' OR EXISTS (
-                SELECT FROM carried k WHERE k.subject = o.load_id GROUP BY k.subject, k.account HAVING sum(k.amount_fen) <> 0))
+                SELECT FROM carried k WHERE k.subject = o.load_id GROUP BY k.subject, k.account HAVING sum(k.amount_fen)
+                    <> 0))
             UNION ALL
-            SELECT split_part(subject, '/', 2)::smallint, amount_fen FROM case_file WHERE kind = 'card-gap' AND resolved IS NULL
+            SELECT split_part(subject, '/', 2)::smallint, amount_fen FROM case_file WHERE kind = 'card-gap' AND resolved
+                IS NULL
             UNION ALL
             SELECT f.purse, -(sum(f.amount_fen) - (array_agg(f.amount_fen ORDER BY
                 substring(f.record FROM 40 FOR 7), f.terminal_number, f.terminal_transaction))[1])
@@ -152,13 +125,16 @@ CHECKS = {
             WHERE e.kind = 'disputed' GROUP BY f.card, f.purse, {claim("generation", "coalesce(a.record, f.record)")},
                 {claim("counter", "coalesce(a.record, f.record)")}
             UNION ALL
-            SELECT split_part(account, ':', 2)::smallint, -amount_fen FROM posting WHERE ledger = 'purse' AND account LIKE 'float:%'
+            SELECT split_part(account, ':', 2)::smallint, -amount_fen FROM posting WHERE ledger = 'purse' AND account
+                LIKE 'float:%'
         ) AS tie GROUP BY purse""",
     "F5 open gaps are unsettled value": """
         SELECT sum(fen) <> 0 AS bad, 'purse ' || purse AS label FROM (
-            SELECT split_part(subject, '/', 2) AS purse, amount_fen AS fen FROM case_file WHERE kind = 'card-gap' AND resolved IS NULL
+            SELECT split_part(subject, '/', 2) AS purse, amount_fen AS fen FROM case_file WHERE kind = 'card-gap' AND
+                resolved IS NULL
             UNION ALL
-            SELECT split_part(account, ':', 2), amount_fen FROM posting WHERE account LIKE 'unsettled:%') AS tie GROUP BY purse""",
+            SELECT split_part(account, ':', 2), amount_fen FROM posting WHERE account LIKE 'unsettled:%') AS tie GROUP
+                BY purse""",
     "rule 4 disputed cards are frozen": """
         SELECT NOT EXISTS (SELECT FROM denylist d WHERE encode(d.card, 'hex') = split_part(c.subject, '/', 1)) AS bad,
                c.kind || ' ' || c.subject AS label FROM case_file c WHERE c.kind IN ('fork', 'unexplained-credit')""",
@@ -174,10 +150,12 @@ UNSEEN = """
 # The targets of the close, computed again, against what the closes carried.
 AGAIN = {
     rule: f"""
-        SELECT sum(fen) <> 0 AS bad, '{rule} of ' || subject || ' to ' || account || ': ' || sum(fen) || ' fen too little' AS label
+        SELECT sum(fen) <> 0 AS bad, '{rule} of ' || subject || ' to ' || account || ': ' || sum(fen) ||
+            ' fen too little' AS label
         FROM (SELECT subject, ledger, account, origin_date, version, amount_fen AS fen FROM target WHERE rule = '{rule}'
               UNION ALL
-              SELECT subject, ledger, account, origin_date, version, -amount_fen FROM carried WHERE rule = '{rule}') AS tie
+              SELECT subject, ledger, account, origin_date, version, -amount_fen FROM carried WHERE rule = '{rule}') AS
+                  tie
         WHERE NOT EXISTS (SELECT FROM unseen u LEFT JOIN load_order o ON o.card = u.card
                           WHERE encode(u.card, 'hex') = split_part(subject, '/', 1) OR o.load_id = subject)
         GROUP BY subject, ledger, account, origin_date, version"""
@@ -185,34 +163,41 @@ AGAIN = {
 }
 SHADOW = f"""
     WITH kept AS (
-        SELECT k.card, k.purse, sum(CASE WHEN k.kind = 4 THEN k.amount_fen WHEN k.kind IN {OFFLINE} THEN -k.amount_fen ELSE 0 END)
+        SELECT k.card, k.purse, sum(CASE WHEN k.kind = 4 THEN k.amount_fen WHEN k.kind IN {OFFLINE} THEN -k.amount_fen
+            ELSE 0 END)
                ::bigint AS value_fen FROM known k GROUP BY k.card, k.purse
     ), evidence AS (
         SELECT card, purse, sum(amount_fen)::bigint AS fen FROM unproven WHERE state = 'committed' GROUP BY card, purse
     ), gap AS (
-        SELECT split_part(subject, '/', 1) AS card, split_part(subject, '/', 2)::smallint AS purse, sum(amount_fen)::bigint AS fen
+        SELECT split_part(subject, '/', 1) AS card, split_part(subject, '/', 2)::smallint AS purse,
+            sum(amount_fen)::bigint AS fen
         FROM case_file WHERE kind = 'card-gap' AND resolved IS NULL GROUP BY 1, 2
     ), last AS (
         SELECT DISTINCT ON (card, purse) card, purse, upper_at, k.balance_before_fen - k.amount_fen AS after_fen
         FROM step s JOIN known k USING (card, proof_key, purse) ORDER BY card, purse, upper DESC
     ), since AS (
-        SELECT l.card, l.purse, sum(CASE v.what WHEN 'load' THEN v.amount_fen WHEN 'unsealed' THEN -v.amount_fen ELSE 0 END)::bigint AS fen
-        FROM last l JOIN value v ON v.card = l.card AND v.purse = l.purse AND v.instant > l.upper_at GROUP BY l.card, l.purse
+        SELECT l.card, l.purse, sum(CASE v.what WHEN 'load' THEN v.amount_fen WHEN 'unsealed' THEN -v.amount_fen ELSE 0
+            END)::bigint AS fen
+        FROM last l JOIN value v ON v.card = l.card AND v.purse = l.purse AND v.instant > l.upper_at GROUP BY l.card,
+            l.purse
     )
     SELECT l.after_fen + coalesce(s.fen, 0) <> k.value_fen + coalesce(e.fen, 0) - coalesce(g.fen, 0) AS bad,
-           encode(l.card, 'hex') || '/' || l.purse || ': the card says ' || l.after_fen + coalesce(s.fen, 0) || ' fen, its records '
+           encode(l.card, 'hex') || '/' || l.purse || ': the card says ' || l.after_fen + coalesce(s.fen, 0) ||
+               ' fen, its records '
            || k.value_fen + coalesce(e.fen, 0) - coalesce(g.fen, 0) AS label
-    FROM last l JOIN kept k USING (card, purse) LEFT JOIN evidence e USING (card, purse) LEFT JOIN since s USING (card, purse)
+    FROM last l JOIN kept k USING (card, purse) LEFT JOIN evidence e USING (card, purse) LEFT JOIN since s USING (card,
+        purse)
     LEFT JOIN gap g ON g.card = encode(l.card, 'hex') AND g.purse = l.purse
     WHERE NOT EXISTS (SELECT FROM unseen u WHERE u.card = l.card)
-      AND NOT EXISTS (SELECT FROM case_file c WHERE c.kind IN ('fork', 'gap-or-load', 'unexplained-credit', 'unexplained-debit')
+      AND NOT EXISTS (SELECT FROM case_file c WHERE c.kind IN ('fork', 'gap-or-load', 'unexplained-credit',
+          'unexplained-debit')
                       AND split_part(c.subject, '/', 1) = encode(l.card, 'hex'))
       AND NOT EXISTS (SELECT FROM known o WHERE o.card = l.card AND o.generation > 0)"""
 
 
 async def lay_out(connection: asyncpg.Connection) -> None:
     """What should be booked, what is, and which cards no close has seen; the closer's tables must lie there."""
-    for statement in (DUE, BOOKED, UNSEEN):
+    for statement in (due_legs(), BOOKED, UNSEEN):
         await connection.execute(statement)
     await connection.execute("ANALYZE due_leg, booked, unseen")
 
@@ -222,7 +207,8 @@ async def examine(connection: asyncpg.Connection, check: str) -> asyncpg.Record:
     found: asyncpg.Record = await connection.fetchrow(
         f"""
         SELECT count(*) AS checked, count(*) FILTER (WHERE bad) AS wrong,
-               coalesce((array_agg(label ORDER BY label) FILTER (WHERE bad))[1:3], '{{}}') AS examples FROM ({check}) AS thing"""
+               coalesce((array_agg(label ORDER BY label) FILTER (WHERE bad))[1:3], '{{}}') AS examples FROM ({check}) AS
+                   thing"""
     )
     return found
 
@@ -236,12 +222,15 @@ async def intake_leaves(connection: asyncpg.Connection) -> list[asyncpg.Record]:
         connection,
         """
         WITH expected AS (
-            SELECT origin, retaken, rule, ledger, account, post_date, origin_date, array_agg(leaf ORDER BY leaf) AS leaves
+            SELECT origin, retaken, rule, ledger, account, post_date, origin_date, array_agg(leaf ORDER BY leaf) AS
+                leaves
             FROM due_leg GROUP BY 1, 2, 3, 4, 5, 6, 7
         ), alone AS (
-            SELECT *, count(*) OVER (PARTITION BY origin, cause, rule, ledger, account, business_date, origin_date) AS twins FROM booked)
+            SELECT *, count(*) OVER (PARTITION BY origin, cause, rule, ledger, account, business_date, origin_date) AS
+                twins FROM booked)
         SELECT a.posting_id, a.merkle_root, coalesce(e.leaves, '{}') AS leaves
-        FROM alone a LEFT JOIN expected e ON (e.origin, e.retaken, e.rule, e.ledger, e.account, e.post_date, e.origin_date)
+        FROM alone a LEFT JOIN expected e ON (e.origin, e.retaken, e.rule, e.ledger, e.account, e.post_date,
+            e.origin_date)
             = (a.origin, a.cause = 'retake', a.rule, a.ledger, a.account, a.business_date, a.origin_date)
         WHERE a.cause <> 'retake' OR a.twins = 1""",
     )
@@ -254,7 +243,8 @@ async def close_leaves(connection: asyncpg.Connection) -> list[asyncpg.Record]:
         """
         WITH expected AS (
             SELECT rule, version, ledger, account, posted_on, origin_date, amount_fen > 0 AS debit,
-                   coalesce(array_agg(proof_key ORDER BY proof_key) FILTER (WHERE proof_key IS NOT NULL), '{}') AS leaves
+                   coalesce(array_agg(proof_key ORDER BY proof_key) FILTER (WHERE proof_key IS NOT NULL), '{}') AS
+                       leaves
             FROM carried GROUP BY rule, version, ledger, account, posted_on, origin_date, amount_fen > 0)
         SELECT p.posting_id, p.merkle_root, coalesce(e.leaves, '{}') AS leaves
         FROM posting p JOIN journal j USING (journal_id)

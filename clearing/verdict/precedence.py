@@ -1,4 +1,5 @@
-"""Who comes first when several records of one group claim the same: bytes, proof key, act, load, the bad-proof allowance.
+"""Who comes first when several records of one group claim the same: bytes, proof key, act, load, the bad-proof
+allowance.
 
 Records stand in the order of arrival. The outcome is the same when the group is split into smaller ones.
 """
@@ -80,9 +81,11 @@ def later(claims: Sequence[tuple[int, Hashable]], size: int) -> Mask:
 
 
 def over_limit(owners: NDArray[np.int64], judged: Mask, bad: Mask, tallies: Mapping[int, Tally]) -> Mask:
-    """Which records arrive after their owner (terminal and day, by number) used up its allowance; counts up the tallies.
+    """Which records arrive after their owner (terminal and day, by number) used up its allowance; counts up the
+    tallies.
 
-    Only records that are `judged` count; those over the limit are no longer judged, so that a suspended terminal stays so.
+    Only records that are `judged` count; those over the limit are no longer judged, so that a suspended terminal stays
+    so.
     """
     mark = np.zeros(len(owners), np.bool_)
     for owner, tally in tallies.items():

@@ -11,7 +11,7 @@ from cardcore.record import Kind
 from clearing.registry.dates import Instants, Mask
 from clearing.registry.snapshot import Registry
 from clearing.verdict.bearings import Bearings
-from keys.columns import Records, part, octets
+from keys.columns import Records, octets, part
 
 
 class State(StrEnum):
@@ -68,7 +68,8 @@ RETAKEABLE = (Verdict.UNKNOWN_PSAM, Verdict.UNKNOWN_ISSUER, Verdict.NO_KEY)
 
 @dataclass(frozen=True, slots=True)
 class Proofs:
-    """What `keys` says of each record: the cryptogram is good, no key is there to tell, the seal is good; 16-byte proof keys."""
+    """What `keys` says of each record: the cryptogram is good, no key is there to tell, the seal is good; 16-byte
+    proof keys."""
 
     good: Mask
     no_key: Mask
@@ -86,8 +87,9 @@ Findings = Mapping[Verdict, Mask]
 def find(
     records: Records, received: Instants, registry: Registry, bearings: Bearings, proofs: Proofs, ahead_us: Instants
 ) -> dict[Verdict, Mask]:
-    """The conditions of the table that follow from records, registry and proofs; `received` in µs since 2000, `ahead_us` the
-    tolerance of the clock policy. Rows 1, 2, 10 and 16, and what row 9 says of acts, depend on what else is known."""
+    """The conditions of the table that follow from records, registry and proofs; `received` in µs since 2000,
+    `ahead_us` the tolerance of the clock policy. Rows 1, 2, 10 and 16, and what row 9 says of acts, depend on what
+    else is known."""
     issuer, own = _issuers(records, registry)
     return {
         Verdict.MALFORMED: ~bearings.readable,

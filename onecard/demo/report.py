@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -191,13 +192,12 @@ def _sectors(out: Path, books: Books) -> dict[str, SectorFigures]:
 
 
 def show(report: Report, console: Console) -> None:
-    """The short table at the end."""
-    table = Table(
-        "", *("debits", "charged", "subsidy", "fees"), *CLASSES.values(), title="yuan; per operator the net by class"
-    )
+    """The short table at the end: yuan by sector, and per operator the net in each settlement class."""
+    table = Table("", "debits", "charged", "subsidy", "fees", *CLASSES.values(), box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns:
+        column.no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
-        column.no_wrap = True
     for name, sector in report.sectors.items():
         totals = (sector.charged_fen, sector.subsidy_fen, sector.fees_fen)
         table.add_row(f"[bold]{name}[/]", f"{sector.debits:,}", *map(_yuan, totals))

@@ -59,7 +59,7 @@ def _parts(card: PlannedCard, amount_fen: int) -> tuple[int, ...]:
     """The first value of a purse in one load, or in two where one may not carry so much."""
     if amount_fen > 2 * MAX_LOAD_FEN:
         raise ValueError(
-            f"card {card.serial} would spend {amount_fen} fen, more than two loads carry: plan more cards or fewer debits"
+            f"card {card.serial} would spend {amount_fen} fen, more than two loads: plan more cards or fewer debits"
         )
     return (amount_fen,) if amount_fen <= MAX_LOAD_FEN else (MAX_LOAD_FEN, amount_fen - MAX_LOAD_FEN)
 

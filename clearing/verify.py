@@ -35,9 +35,11 @@ AGAIN = {
 
 
 async def verify(pool: Pool) -> list[Check]:
-    """Every check, in one reading transaction that leaves nothing behind. Raises RefusedError('no-cut-off') on an empty registry.
+    """Every check, in one reading transaction that leaves nothing behind. Raises RefusedError('no-cut-off') on an empty
+    registry.
 
-    What came in after the last close is held against intake's postings, but not against the close's: that is still to come.
+    What came in after the last close is held against intake's postings, but not against the close's: that is still to
+    come.
     """
     async with pool.acquire() as connection:
         transaction = connection.transaction(isolation="repeatable_read")
@@ -77,21 +79,27 @@ def _told(name: str, checked: int, wrong: Sequence[str]) -> Check:
 
 async def _cases(connection: Connection, judged: Iterable[tuple[Step, Evidence]]) -> Check:
     known, unseen = await rows.standing_cases(connection), await rows.unseen_cards(connection)
-    due = [
-        (evidence.kind, evidence.subject) for step, evidence in judged if evidence.kind and step.card not in unseen
-    ]
+    due = [(evidence.kind, evidence.subject) for step, evidence in judged if evidence.kind and step.card not in unseen]
     return _told(
-        "R6 what does not match is a case", len(due), [f"{kind} {subject}" for kind, subject in due if (kind, subject) not in known]
+        "R6 what does not match is a case",
+        len(due),
+        [f"{kind} {subject}" for kind, subject in due if (kind, subject) not in known],
     )
 
 
 async def _nets(connection: Connection) -> Check:
     checked, wrong = 0, []
     for day in await book_rows.closed_dates(connection):
-        stored = {(row["class"], row["party"]): row["net_fen"] for row in await book_rows.net_positions(connection, day)}
+        stored = {
+            (row["class"], row["party"]): row["net_fen"] for row in await book_rows.net_positions(connection, day)
+        }
         again = {(one.class_, one.party): one.net_fen for one in net(await read_movements(connection, day))}
         checked += len(stored)
-        wrong += [f"{day} {' '.join(key)}" for key in sorted(stored.keys() | again.keys()) if stored.get(key) != again.get(key)]
+        wrong += [
+            f"{day} {' '.join(key)}"
+            for key in sorted(stored.keys() | again.keys())
+            if stored.get(key) != again.get(key)
+        ]
     return _told("C2 nets are what was posted", checked, wrong)
 
 

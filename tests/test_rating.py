@@ -1,0 +1,87 @@
+"""Fares and fees: the holder's favour, and nothing lost to rounding."""
+
+from datetime import date
+from fractions import Fraction
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clearing.close.fees import fees
+from clearing.rating.policies import Policies, Policy
+from clearing.rating.transit import Ride, rate
+
+DAY = date(2026, 3, 2)
+FEN = st.integers(0, 100_000)
+PERCENT = st.integers(0, 100)
+
+
+def policies(flat_fen: int, metro: tuple[int, int, int], percent: int, bps: int = 0) -> Policies:
+    base_fen, step_fen, max_fen = metro
+    return Policies(
+        [
+            Policy("fare-flat", "7", date(2026, 1, 1), 1, {"fen": flat_fen}),
+            Policy(
+                "fare-metro", "*", date(2026, 1, 1), 1, {"base_fen": base_fen, "step_fen": step_fen, "max_fen": max_fen}
+            ),
+            Policy("concession", "transit", date(2026, 1, 1), 4, {"1": 100, "2": percent}),
+            Policy("fee", "*", date(2026, 1, 1), 9, {"bps": bps}),
+        ]
+    )
+
+
+@given(FEN, PERCENT)
+def test_concession_rounds_in_the_holders_favour(flat_fen: int, percent: int) -> None:
+    fare = rate(Ride(1, 7, 0, 0, False, 2, DAY), policies(flat_fen, (0, 0, 0), percent))
+    exact = Fraction(flat_fen * percent, 100)
+    assert fare.due_fen is not None
+    assert exact - 1 < fare.due_fen <= exact
+    # What the holder does not pay, the treasury does: the whole fare is paid, to the fen.
+    assert fare.full_fen == flat_fen
+    assert fare.due_fen + (flat_fen - fare.due_fen) == flat_fen
+    assert fare.version == 4
+
+
+@given(FEN, FEN, FEN, st.integers(0, 65535), st.integers(0, 65535), st.booleans())
+def test_metro_fare_grows_with_distance_up_to_the_highest(
+    base_fen: int, step_fen: int, max_fen: int, station: int, entry: int, without_entry: bool
+) -> None:
+    rules = policies(0, (base_fen, step_fen, max_fen), 50)
+    full_fen = rate(Ride(3, 1, station, entry, without_entry, 1, DAY), rules).full_fen
+    back_fen = rate(Ride(3, 1, entry, station, without_entry, 1, DAY), rules).full_fen
+    assert full_fen is not None
+    assert full_fen == back_fen
+    assert full_fen <= max_fen
+    if without_entry:
+        assert full_fen == max_fen
+    elif full_fen < max_fen:
+        assert full_fen == base_fen + step_fen * abs(station - entry)
+
+
+def test_a_class_without_a_concession_and_a_line_without_a_tariff() -> None:
+    rules = policies(200, (200, 50, 900), 50)
+    assert rate(Ride(1, 7, 0, 0, False, 8, DAY), rules).due_fen == 200
+    assert rate(Ride(1, 8, 0, 0, False, 1, DAY), rules).due_fen is None
+    assert rate(Ride(1, 7, 0, 0, False, 1, date(2025, 12, 31)), rules).full_fen is None
+
+
+def test_the_version_in_force_is_that_of_the_rides_date() -> None:
+    rules = Policies(
+        [
+            Policy("fare-flat", "7", date(2026, month, 1), version, {"fen": fen})
+            for month, version, fen in ((3, 2, 250), (1, 1, 200))
+        ]
+    )
+    dates = (date(2026, 1, 1), date(2026, 2, 28), date(2026, 3, 1), date(2027, 1, 1))
+    assert [rate(Ride(1, 7, 0, 0, False, 1, on), rules).full_fen for on in dates] == [200, 200, 250, 250]
+
+
+@given(st.integers(-10_000, 10_000_000), st.integers(0, 10_000))
+def test_fee_is_half_up_with_its_remainder(base_fen: int, bps: int) -> None:
+    (fee,) = fees(DAY, [("transit", "payable:101", base_fen)], policies(0, (0, 0, 0), 0, bps))
+    if base_fen <= 0:
+        assert fee.fee_fen == 0
+    else:
+        exact = Fraction(base_fen * bps, 10_000)
+        assert exact - Fraction(1, 2) < fee.fee_fen <= exact + Fraction(1, 2)
+        assert fee.fee_fen * 10_000 + fee.remainder == base_fen * bps
+    assert fee.version == 9
