@@ -1,4 +1,6 @@
-"""A clearing house for tests: a small registry, and taps stored as intake stores them (docs/ledger.md), by SQL of its own."""
+"""A clearing house for tests: a small registry, and taps stored as intake stores them (docs/ledger.md), by SQL of its
+own.
+"""
 
 import hashlib
 import json
@@ -6,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
@@ -59,19 +62,22 @@ class ClearingSide:
     open_day: date = D1
     arrived: int = 0
 
-    async def tap(self, who: bytes, counter: int, amount_fen: int, before_fen: int, moment: datetime, *, terminal: int = BUS,
+    async def tap(self, who: bytes, counter: int, amount_fen: int, before_fen: int, moment: datetime, *,
+        terminal: int = BUS,
                   kind: int = 1, state: str = "accepted", code: str = "", sealed: bool = True,
                   **claims: int | bytes) -> TapRecord:  # fmt: skip
         """A proven debit (full fare = amount unless claimed otherwise), stored with its postings; the record."""
         self.arrived += 1
         day, time = encode_moment(moment.astimezone(ZONE).replace(tzinfo=None))
-        values: dict[str, int | bytes] = {
-            "sequence": self.arrived, "terminal_transaction": self.arrived, "full_fare_fen": amount_fen, "concession": 1, "line": 7,
-            "terminal_number": bytes.fromhex("7910") + terminal.to_bytes(4, "big"), "transaction_type": 6, "operator": 9,
-        }  # fmt: skip
+        values: dict[str, Any] = {
+            "sequence": self.arrived, "terminal_transaction": self.arrived, "full_fare_fen": amount_fen,
+            "concession": 1, "line": 7,
+            "terminal_number": bytes.fromhex("7910") + terminal.to_bytes(4, "big"), "transaction_type": 6,
+            "operator": 9,
+        } | claims  # fmt: skip
         record = TapRecord(
             kind=kind, issuer=ISSUER, card=who, counter=counter, amount_fen=amount_fen, balance_before_fen=before_fen,
-            date=day, time=time, terminal=terminal, seal=b"sealseal" if sealed else bytes(8), **(values | claims),  # type: ignore[arg-type]
+            date=day, time=time, terminal=terminal, seal=b"sealseal" if sealed else bytes(8), **values,
         )  # fmt: skip
         await self.store(record, moment, state=state, code=code, sealed=sealed)
         return record
@@ -88,12 +94,14 @@ class ClearingSide:
             await connection.execute(
                 f"INSERT INTO fact VALUES ({', '.join(f'${n}' for n in range(1, 24))})",  # noqa: S608
                 record.card, key, record.kind, record.purse, record.generation, record.counter, record.amount_fen,
-                record.terminal_number, record.terminal_transaction, moment, origin, post, sector, operator, record.terminal,
+                record.terminal_number, record.terminal_transaction, moment, origin, post, sector, operator,
+                record.terminal,
                 record.epoch, record.sequence, sealed, state, code, batch, moment, record.encode(),
             )  # fmt: skip
             ledger, suspended = SECTORS[sector], state == "suspended"
             legs = {
-                4: [("purse", f"cash:{channel}", "bank cash", 1), ("purse", f"float:{record.purse}", "stored value", -1)],
+                4: [("purse", f"cash:{channel}", "bank cash", 1), ("purse", f"float:{record.purse}", "stored value",
+                -1)],
             }.get(record.kind, [
                 ("purse", f"float:{record.purse}", "stored value", 1), ("purse", f"due:{ledger}", "stored value", -1),
                 (ledger, "due:purse", "stored value", 1),
@@ -109,15 +117,25 @@ class ClearingSide:
                 )  # fmt: skip
 
     async def _batch(self, connection: asyncpg.Connection, record: TapRecord) -> int:
-        answer = {"accepted": 1, "duplicate": 0, "suspended": 0, "pending": 0, "memo": 0, "conflict": 0, "quarantined": []}
+        answer = {
+            "accepted": 1,
+            "duplicate": 0,
+            "suspended": 0,
+            "pending": 0,
+            "memo": 0,
+            "conflict": 0,
+            "quarantined": [],
+        }
         batch: int = await connection.fetchval(
-            """INSERT INTO batch (terminal, n, epoch, first_seq, last_seq, count, digest, media, body, answer, received_at)
+            """INSERT INTO batch (terminal, n, epoch, first_seq, last_seq, count, digest, media, body, answer,
+                received_at)
                VALUES ($1, (SELECT count(*) FROM batch), $2, $3, $3, 1, $4, '', '', $5, now()) RETURNING batch_id""",
             record.terminal, record.epoch, record.sequence, b"", json.dumps(answer),
         )  # fmt: skip
         return batch
 
-    async def _post(self, connection: asyncpg.Connection, batch: int, rule: str, post: date, origin: date, amount_fen: int,
+    async def _post(self, connection: asyncpg.Connection, batch: int, rule: str, post: date, origin: date,
+        amount_fen: int,
                     key: bytes, legs: list[tuple[str, str, str, int]]) -> None:  # fmt: skip
         await connection.executemany(
             "INSERT INTO account VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", [leg[:3] for leg in legs]
@@ -129,7 +147,8 @@ class ClearingSide:
         )
         root = hashlib.new("sm3", b"\0" + key).digest()
         await connection.execute(
-            """INSERT INTO posting (journal_id, ledger, account, class, rule, version, business_date, origin_date, count,
+            """INSERT INTO posting (journal_id, ledger, account, class, rule, version, business_date, origin_date,
+                count,
                                     amount_fen, merkle_root)
                SELECT $1, l, a, c, $2, 1, $3, $4, 1, s * $5::bigint, $6
                FROM unnest($7::text[], $8::text[], $9::text[], $10::int[]) AS leg (l, a, c, s)""",
@@ -145,22 +164,27 @@ class ClearingSide:
             await connection.execute(
                 f"INSERT INTO exhibit VALUES ({', '.join(f'${n}' for n in range(1, 24))})",  # noqa: S608
                 record.card, hashlib.new("sm3", record.encode()).digest(), state, code, proof_key(record), record.kind,
-                record.purse, record.generation, record.counter, record.amount_fen, moment, origin, max(origin, self.open_day),
-                sector, operator, record.terminal, record.epoch, record.sequence, sealed, batch, moment, None, record.encode(),
+                record.purse, record.generation, record.counter, record.amount_fen, moment, origin, max(origin,
+                self.open_day),
+                sector, operator, record.terminal, record.epoch, record.sequence, sealed, batch, moment, None,
+                record.encode(),
             )  # fmt: skip
 
     async def load(self, who: bytes, counter: int, amount_fen: int, before_fen: int, moment: datetime, *,
                    proven: bool = True, load_id: str | None = None) -> TapRecord:  # fmt: skip
         """An authorised load through the bank; `proven` when the card's record came in as well."""
         await self.pool.execute(
-            """INSERT INTO load_order (load_id, card, purse, generation, counter, amount_fen, channel, terminal, reserved_at,
-                                       authorised_at, state) VALUES ($1, $2, 1, 0, $3, $4, $5, $6, $7, $7, 'authorised')""",
+            """INSERT INTO load_order (load_id, card, purse, generation, counter, amount_fen, channel, terminal,
+                reserved_at,
+                                       authorised_at, state) VALUES ($1, $2, 1, 0, $3, $4, $5, $6, $7, $7,
+                                           'authorised')""",
             load_id or uuid4().hex, who, counter, amount_fen, str(BANK), COUNTER, moment,
         )  # fmt: skip
         day, time = encode_moment(moment.astimezone(ZONE).replace(tzinfo=None))
         self.arrived += 1
         record = TapRecord(
-            kind=4, issuer=ISSUER, card=who, counter=counter, amount_fen=amount_fen, balance_before_fen=before_fen, date=day,
+            kind=4, issuer=ISSUER, card=who, counter=counter, amount_fen=amount_fen, balance_before_fen=before_fen,
+            date=day,
             time=time, terminal=COUNTER, sequence=self.arrived, transaction_type=2,
             terminal_number=b"\0\0" + COUNTER.to_bytes(4, "big"),
         )  # fmt: skip
@@ -195,7 +219,13 @@ class ClearingSide:
         """amount, opened, resolved, resolution, owner by (kind, subject)."""
         rows = await self.pool.fetch("SELECT * FROM case_file")
         return {
-            (row["kind"], row["subject"]): (row["amount_fen"], row["opened"], row["resolved"], row["resolution"], row["owner"])
+            (row["kind"], row["subject"]): (
+                row["amount_fen"],
+                row["opened"],
+                row["resolved"],
+                row["resolution"],
+                row["owner"],
+            )
             for row in rows
         }
 
@@ -221,7 +251,9 @@ async def clearing_side(dsn: str, cards: int = 9) -> AsyncIterator[ClearingSide]
             await pool.execute("INSERT INTO party VALUES ($1, $2, $2)", party, kind)
         classes = {BUS: "bus", METRO: "metro", SHOP: "pos", COUNTER: "counter"}
         for terminal, (sector, operator) in WHERE.items():
-            await pool.execute("INSERT INTO terminal VALUES ($1, $2, $3, $4, 1)", terminal, operator, sector, classes[terminal])
+            await pool.execute(
+                "INSERT INTO terminal VALUES ($1, $2, $3, $4, 1)", terminal, operator, sector, classes[terminal]
+            )
         await pool.executemany(
             "INSERT INTO policy VALUES ($1, $2, '2026-01-01', $3, '', $4)",
             [(name, scope, version, json.dumps(value)) for name, scope, version, value in POLICIES],

@@ -1,4 +1,5 @@
-"""The other side of intake: a registry, cards whose cryptograms come from the simulators' ciphers, and batches over HTTP.
+"""The other side of intake: a registry, cards whose cryptograms come from the simulators' ciphers, and batches over
+HTTP.
 
 Nothing of `keys` makes a cryptogram here, so that a wrong reading of the contract shows as a bad proof.
 """
@@ -24,8 +25,8 @@ from cardcore.record import Kind, Suite, TapRecord
 from clearing.registry import parse_registry, take
 from clearing.service import ServiceSettings, running
 from clearing.store.connect import connect_pool
-from keys.ceremony import test_ceremony
-from keys.purposes import required_roots
+from keys.engine.root import RootKey
+from keys.purposes import KeyId, required_roots
 from keys.store import EmbeddedStore, open_store
 from simulators.cipher import STORED_KEYS, Sm4Key, StoredKey
 
@@ -98,9 +99,7 @@ def roots() -> dict[str, bytes]:
 
 def key_store(path: Path, without: Sequence[str] = ()) -> EmbeddedStore:
     store = open_store(path)
-    zeros = bytes(15) + b"\x01"
-    flipped = {name: bytes(a ^ b for a, b in zip(root, zeros, strict=True)) for name, root in roots().items()}
-    test_ceremony(store, {name: (zeros, rest) for name, rest in flipped.items() if name not in without})
+    store.admit([RootKey(KeyId.parse(name), root, test=True) for name, root in roots().items() if name not in without])
     return store
 
 
@@ -132,7 +131,8 @@ def sealed(record: TapRecord) -> TapRecord:
 
 
 def debit(sequence: int, **fields: Any) -> TapRecord:
-    """A good, sealed bus ride of 200 fen; `at`, `card`, `psam` and `issuer` in their readable spellings, other fields as they are."""
+    """A good, sealed bus ride of 200 fen; `at`, `card`, `psam` and `issuer` in their readable spellings, other fields
+    as they are."""
     moment = fields.pop("at", NOON - timedelta(hours=2) + timedelta(seconds=sequence))
     date, time = encode_moment(moment.astimezone(ZONE).replace(tzinfo=None))
     seal = fields.pop("seal", True)
@@ -153,7 +153,7 @@ def spoiled(record: TapRecord) -> TapRecord:
     return replace(record, cryptogram=bytes([record.cryptogram[0] ^ 1]) + record.cryptogram[1:])
 
 
-def binary(records: Sequence[TapRecord], **header: Any) -> bytes:
+def binary(records: Sequence[TapRecord], /, **header: Any) -> bytes:
     values = {
         "magic": b"OCB1", "terminal": records[0].terminal, "epoch": 1, "count": len(records),
         "first": min(record.sequence for record in records), "last": max(record.sequence for record in records),
@@ -162,7 +162,7 @@ def binary(records: Sequence[TapRecord], **header: Any) -> bytes:
     return struct.pack(">4sIHHIIQ4s", *values.values()) + b"".join(record.encode() for record in records)
 
 
-def as_json(records: Sequence[TapRecord], **header: Any) -> bytes:
+def as_json(records: Sequence[TapRecord], /, **header: Any) -> bytes:
     values = {
         "terminal": records[0].terminal, "epoch": 1, "count": len(records), "first_seq": records[0].sequence,
         "last_seq": records[-1].sequence, "amount_fen": sum(record.amount_fen for record in records),
@@ -242,3 +242,69 @@ async def house(dsn: str, path: Path, without: Iterable[str] = (), **registry: A
         async with running(settings) as service, aiohttp.ClientSession() as http:
             yield House(service.url, http, pool, store, clock)
     await pool.close()
+
+
+def load_request(
+    card: str, *, amount_fen: int = 5000, counter: int = 0, raw_balance_fen: int = 800, **more: Any
+) -> dict[str, Any]:
+    """The body of a load as a counter sends it, with the MAC1 that the card would give; value = raw balance − 800."""
+    number, random_ = b"\0\0" + COUNTER.to_bytes(4), bytes.fromhex("a1b2c3d4")
+    covered = raw_balance_fen.to_bytes(4) + amount_fen.to_bytes(4) + b"\2" + number
+    session = card_key(0, "LOAD", 1, bytes.fromhex(OWN), bytes.fromhex(card)).session(random_ + counter.to_bytes(2))
+    return {
+        "terminal": COUNTER, "terminal_number": number.hex(), "issuer": OWN, "card": card, "purse": 1,
+        "generation": 0, "suite": 0,
+        "key_version": 1, "key_index": 1, "amount_fen": amount_fen, "channel": str(BANK),
+        "balance_fen": raw_balance_fen,
+        "counter": counter, "random": random_.hex(), "mac1": session.mac(covered)[:4].hex(),
+    } | more  # fmt: skip
+
+
+def load_record(request: Mapping[str, Any], grant: Mapping[str, Any], sequence: int) -> TapRecord:
+    """The record of a load that the card took."""
+    return proven(
+        TapRecord(
+            kind=Kind.LOAD,
+            issuer=bytes.fromhex(OWN),
+            card=bytes.fromhex(request["card"]),
+            transaction_type=2,
+            terminal_number=bytes.fromhex(request["terminal_number"]),
+            terminal=COUNTER,
+            sequence=sequence,
+            date=bytes.fromhex(grant["date"]),
+            time=bytes.fromhex(grant["time"]),
+            counter=request["counter"],
+            amount_fen=request["amount_fen"],
+            balance_before_fen=request["balance_fen"] - 800,
+            overdraft_fen=800,
+        )
+    )
+
+
+def act_request(card: str, **more: Any) -> dict[str, Any]:
+    return {
+        "terminal": HOSPITAL, "terminal_number": "0000" + HOSPITAL.to_bytes(4).hex(), "sector": "medical",
+        "issuer": OWN,
+        "card": card, "amount_fen": 1000, "transaction_type": 0xA2, "split": {"fund": 700, "account": 300},
+    } | more  # fmt: skip
+
+
+def act_record(request: Mapping[str, Any], grant: Mapping[str, Any], sequence: int, **fields: Any) -> TapRecord:
+    """The record of an act that the card authenticated: SM3 by hashlib, MAC by the simulators' cipher."""
+    number, date, time = (bytes.fromhex(text) for text in (request["terminal_number"], grant["date"], grant["time"]))
+    split = ";".join(f"{payer}={fen}" for payer, fen in sorted(request["split"].items())).encode()
+    covered = (
+        b"OCA1\x05" + bytes.fromhex(grant["act_id"] + grant["challenge"]) + request["amount_fen"].to_bytes(4)
+        + bytes([request["transaction_type"]]) + number + date + time + bytes.fromhex(request["card"])
+        + hashlib.new("sm3", split).digest()
+    )  # fmt: skip
+    digest = hashlib.new("sm3", covered).digest()[:16]
+    assert digest.hex() == grant["digest"]
+    key = card_key(0, "ACT", 5, bytes.fromhex(OWN), bytes.fromhex(request["card"]))
+    values: dict[str, Any] = {
+        "kind": Kind.ACT, "issuer": bytes.fromhex(OWN), "card": bytes.fromhex(request["card"]), "purse": 5,
+        "terminal_number": number, "terminal": HOSPITAL, "sequence": sequence, "date": date, "time": time,
+        "amount_fen": request["amount_fen"], "transaction_type": request["transaction_type"],
+        "act_id": bytes.fromhex(grant["act_id"]), "cryptogram": key.mac(digest)[:8],
+    }  # fmt: skip
+    return TapRecord(**(values | fields))

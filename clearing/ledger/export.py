@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from cardcore.record import Sector
 from clearing.ledger.books import UNIT, BookLine, Books, StateLine, SubstanceLine
 from clearing.settlement.reading import read_movements
 from clearing.settlement.statements import statements
@@ -44,6 +45,12 @@ async def export(pool: Pool, directory: Path) -> Books:
                 _write(folder / f"{operator}.json", document)
             _write(folder / "net.json", [dict(row) for row in await rows.net_positions(connection, day)])
     return books
+
+
+async def debits(pool: Pool) -> dict[str, int]:
+    """Proven and pending debits, entries, exits and acts by sector, as they stand now."""
+    async with pool.acquire() as connection:
+        return {Sector(row["sector"]).label: row["count"] for row in await rows.debits(connection)}
 
 
 def _write_lines(path: Path, documents: Iterable[Mapping[str, object]]) -> None:

@@ -91,3 +91,15 @@ async def cases(connection: asyncpg.Connection, kind: str | None = None) -> list
         WHERE $1::text IS NULL OR kind = $1 ORDER BY kind COLLATE "C", subject COLLATE "C\"""",
         kind,
     )
+
+
+async def debits(connection: asyncpg.Connection) -> list[asyncpg.Record]:
+    """sector, count of debits, entries, exits and acts, proven or pending."""
+    return await ask.rows(
+        connection,
+        """
+        SELECT sector, count(*) FROM (
+            SELECT sector FROM fact WHERE kind IN (1, 2, 3, 5)
+            UNION ALL SELECT sector FROM exhibit WHERE kind IN (1, 2, 3, 5) AND state = 'pending_issuer'
+        ) AS debit GROUP BY sector""",
+    )

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clearing.ledger.books import Books
-from clearing.ledger.export import export
+from clearing.ledger.export import debits, export
 from clearing.verify import Check, verify
 from onecard.demo.stage import Stage
 from simulators import auditor_evidence, auditor_truth
@@ -24,8 +24,8 @@ from simulators.city import Plan
 REPORT = "report.json"
 MOST_SHOWN = 20
 CLASSES = {
-    "stored value": "stored",
-    "treasury subsidy": "treasury",
+    "stored value": "stored value",
+    "treasury subsidy": "subsidy",
     "insurance fund": "fund",
     "personal medical account": "account",
 }
@@ -99,7 +99,7 @@ class Report:
 async def judge(stage: Stage, city: Plan, records: int, upload_s: float, truth_digest: str, started: float) -> Report:
     """Export the books, let both auditors and the product's own checks judge them."""
     books = await export(stage.pool, stage.out)
-    sectors = _sectors(stage.out, books)
+    sectors = _sectors(stage.out, books, await debits(stage.pool))
     write_sectors = {name: asdict(figures) for name, figures in sectors.items()}
     (stage.out / REPORT).write_text(json.dumps({"sectors": write_sectors}, indent=1), encoding="utf-8")
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as processes:
@@ -157,9 +157,8 @@ def _cases(out: Path) -> CaseFigures:
     return CaseFigures(len(expected), len(found), len(expected - found), len(found - expected))
 
 
-def _sectors(out: Path, books: Books) -> dict[str, SectorFigures]:
-    """Per sector from the statements and the books: statements give counts and nets, the books subsidies and fees."""
-    counts: Counter[str] = Counter()
+def _sectors(out: Path, books: Books, counts: Mapping[str, int]) -> dict[str, SectorFigures]:
+    """Per sector: the statements give the nets, the books what was charged, subsidies and fees."""
     nets: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for path in sorted((out / "statements").glob("*/*.json")):
         if path.stem == "net":
@@ -167,7 +166,6 @@ def _sectors(out: Path, books: Books) -> dict[str, SectorFigures]:
         document = json.loads(path.read_text(encoding="utf-8"))
         for line in document["lines"]:
             nets[line["sector"]][str(document["operator"])][line["class"]] += line["net_fen"]
-            counts[line["sector"]] += line["count"] if line["class"] != "treasury subsidy" else 0
     charged: Counter[str] = Counter()
     subsidy: Counter[str] = Counter()
     fees: Counter[str] = Counter()
@@ -181,7 +179,7 @@ def _sectors(out: Path, books: Books) -> dict[str, SectorFigures]:
             fees[line.ledger] += line.credit_fen - line.debit_fen
     return {
         name: SectorFigures(
-            counts[name],
+            counts.get(name, 0),
             charged[name],
             subsidy[name],
             fees[name],
@@ -193,17 +191,14 @@ def _sectors(out: Path, books: Books) -> dict[str, SectorFigures]:
 
 def show(report: Report, console: Console) -> None:
     """The short table at the end: yuan by sector, and per operator the net in each settlement class."""
-    table = Table("", "debits", "charged", "subsidy", "fees", *CLASSES.values(), box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in table.columns:
-        column.no_wrap = True
-    for column in table.columns[1:]:
-        column.justify = "right"
+    sectors = _figures("sector", "debits", "charged", "subsidy", "fees")
+    operators = _figures("net of", "sector", *CLASSES.values())
     for name, sector in report.sectors.items():
         totals = (sector.charged_fen, sector.subsidy_fen, sector.fees_fen)
-        table.add_row(f"[bold]{name}[/]", f"{sector.debits:,}", *map(_yuan, totals))
+        sectors.add_row(name, f"{sector.debits:,}", *map(_yuan, totals))
         for operator, classes in sector.net.items():
-            table.add_row(f"  {operator}", *("",) * 4, *(_yuan(classes[x]) if classes.get(x) else "" for x in CLASSES))
-    console.print(table)
+            operators.add_row(operator, name, *(_yuan(classes[x]) if classes.get(x) else "" for x in CLASSES))
+    console.print(sectors, operators)
     well = sum(check.ok for check in report.invariants.values())
     console.print(
         f"faults      {sum(report.faults.values())} injected, of {len(report.faults)} kinds\n"
@@ -216,6 +211,14 @@ def show(report: Report, console: Console) -> None:
         f"books       {report.books_digest}\n"
         f"{'PROVEN' if report.proven else 'NOT PROVEN'} in {report.seconds:g} s"
     )
+
+
+def _figures(*names: str) -> Table:
+    table = Table(*names, box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns:
+        column.no_wrap = True
+        column.justify = "left" if column.header in ("sector", "net of") else "right"
+    return table
 
 
 def _yuan(fen: int) -> str:

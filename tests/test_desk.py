@@ -1,0 +1,195 @@
+"""The desk over HTTP, with cards whose MACs come from the simulators' ciphers; and the records that finish loads and
+acts."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.intake_side import (
+    BANK,
+    BUS,
+    CARDS,
+    DENIED,
+    HOSPITAL,
+    NOON,
+    STRANGER,
+    House,
+    act_record,
+    act_request,
+    card_key,
+    debit,
+    house,
+    load_record,
+    load_request,
+    psam,
+    registry_document,
+)  # fmt: skip
+
+LOADS, ACTS, REPORTS, REPLACEMENTS = (f"/v1/desk/{name}" for name in ("loads", "acts", "reports", "replacements"))
+OWN_CODE = bytes.fromhex("02317910")
+
+
+@pytest.fixture
+async def open_house(database: str, tmp_path: Path) -> AsyncIterator[House]:
+    async with house(database, tmp_path) as opened:
+        yield opened
+
+
+async def test_a_load_from_request_to_posting(open_house: House) -> None:
+    request = load_request(CARDS[0])
+    status, grant = await open_house.post(LOADS, **request)
+    assert status == 201
+    covered = (5000).to_bytes(4) + b"\2" + bytes.fromhex(request["terminal_number"] + grant["date"] + grant["time"])
+    session = card_key(0, "LOAD", 1, OWN_CODE, bytes.fromhex(CARDS[0])).session(bytes.fromhex("a1b2c3d4") + bytes(2))
+    assert grant["mac2"] == session.mac(covered)[:4].hex()
+    assert (grant["date"], grant["time"]) == ("20260302", "120000")
+    assert await open_house.post(LOADS, **request) == (201, grant)
+    order = await open_house.pool.fetchrow("SELECT load_id, state, channel FROM load_order")
+    assert tuple(order) == (grant["load_id"], "authorised", str(BANK))
+
+    record = load_record(request, grant, 1)
+    assert (await open_house.upload(1, [record]))["accepted"] == 1
+    assert await open_house.pool.fetchval("SELECT state FROM load_order") == "confirmed"
+    assert await open_house.accounts() == {f"purse/cash:{BANK}": 5000, "purse/float:1": -5000}
+    twin = load_record(request | {"balance_fen": 900}, grant, 2)
+    assert (await open_house.upload(2, [twin]))["suspended"] == 1
+    assert await open_house.states() == {("accepted", ""): 1, ("suspended", "rogue-load"): 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code"),
+    [
+        ({"mac1": "00000000"}, 422, "bad-mac1"),
+        ({"key_version": 9}, 422, "bad-mac1"),
+        ({"card": STRANGER}, 422, "unknown-card"),
+        ({"generation": 1}, 422, "unknown-card"),
+        ({"card": DENIED}, 422, "frozen-card"),
+        ({"amount_fen": 50001}, 422, "over-limit"),
+        ({"raw_balance_fen": 96000}, 422, "over-limit"),
+        ({"purse": 3}, 422, "licence"),
+        ({"channel": "transfer"}, 422, "not-open"),
+        ({"channel": "101"}, 400, "bad-schema"),
+        ({"channel": "cash"}, 400, "bad-schema"),
+        ({"terminal_number": "000000000001"}, 400, "bad-schema"),
+        ({"suite": 3}, 400, "bad-schema"),
+        ({"amount_fen": 0}, 400, "bad-schema"),
+        ({"colour": "red"}, 400, "bad-schema"),
+        ({"terminal": 7}, 403, "unknown-terminal"),
+    ],
+)
+async def test_refused_loads_leave_nothing(open_house: House, change: dict[str, Any], status: int, code: str) -> None:
+    await open_house.post(REPORTS, card=DENIED, reason="lost", reported_at=NOON.isoformat())
+    made = {name: change[name] for name in ("amount_fen", "raw_balance_fen") if change.get(name)}
+    rest = {name: value for name, value in change.items() if name not in made}
+    answer = await open_house.post(LOADS, **(load_request(rest.get("card", CARDS[0]), **made) | rest))
+    assert (answer[0], answer[1]["code"]) == (status, code)
+    assert await open_house.pool.fetchval("SELECT count(*) FROM load_order") == 0
+
+
+async def test_a_purse_beyond_transport_needs_a_licence(database: str, tmp_path: Path) -> None:
+    narrow = [row for row in registry_document()["policies"] if row["name"] != "licence"]
+    async with house(database, tmp_path, policies=narrow) as opened:
+        status, answer = await opened.post(LOADS, **load_request(CARDS[0]))
+        assert (status, answer["code"]) == (422, "licence")
+
+
+async def test_an_act_from_opening_to_posting(open_house: House) -> None:
+    request = act_request(CARDS[0])
+    status, grant = await open_house.post(ACTS, **request)
+    assert (status, grant["expires_at"]) == (201, "2026-03-02T04:02:00+00:00")
+    record = act_record(request, grant, 1)
+    altered = replace(record, amount_fen=999)
+    assert (await open_house.upload(1, [altered]))["quarantined"] == [{"seq": 1, "code": "bad-proof"}]
+    answer = await open_house.upload(2, [record, replace(record, sequence=2)])
+    assert (answer["accepted"], answer["quarantined"]) == (1, [{"seq": 2, "code": "bad-proof"}])
+    assert (await open_house.upload(3, [replace(record, sequence=3)]))["quarantined"] == [
+        {"seq": 3, "code": "bad-proof"}
+    ]
+    assert (await open_house.upload(4, [record]))["duplicate"] == 1
+    assert await open_house.accounts() == {
+        "medical/fund": 700, "medical/fund_payable:501": -700,
+        "medical/account": 300, "medical/account_payable:501": -300,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("later", "accepted"), [(120, 1), (121, 0)])
+async def test_an_act_lives_120_seconds(open_house: House, later: int, accepted: int) -> None:
+    request = act_request(CARDS[0])
+    _, grant = await open_house.post(ACTS, **request)
+    open_house.clock.instant += timedelta(seconds=later)
+    assert (await open_house.upload(1, [act_record(request, grant, 1)]))["accepted"] == accepted
+
+
+async def test_an_act_is_bound_to_its_terminal(open_house: House) -> None:
+    request = act_request(CARDS[0])
+    _, grant = await open_house.post(ACTS, **request)
+    answer = await open_house.upload(1, [act_record(request, grant, 1, terminal=BUS)])
+    assert answer["quarantined"] == [{"seq": 1, "code": "bad-proof"}]
+    forged = act_record(request, {**grant, "act_id": grant["act_id"]}, 1, act_id=bytes(8))
+    assert (await open_house.upload(2, [forged]))["quarantined"] == [{"seq": 1, "code": "bad-proof"}]
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code"),
+    [
+        ({"split": {"fund": 700}}, 422, "split"),
+        ({"split": {"fund": 1100, "account": -100}}, 422, "split"),
+        ({"split": {"fund": 700, "holder": 300}}, 422, "split"),
+        ({"card": STRANGER}, 422, "unknown-card"),
+        ({"card": DENIED}, 422, "frozen-card"),
+        ({"sector": "transit"}, 400, "bad-schema"),
+        ({"transaction_type": 6}, 400, "bad-schema"),
+    ],
+)
+async def test_refused_acts_leave_nothing(open_house: House, change: dict[str, Any], status: int, code: str) -> None:
+    await open_house.post(REPORTS, card=DENIED, reason="lost", reported_at=NOON.isoformat())
+    answer = await open_house.post(ACTS, **(act_request(CARDS[0]) | change))
+    assert (answer[0], answer[1]["code"]) == (status, code)
+    assert await open_house.pool.fetchval("SELECT count(*) FROM act") == 0
+    assert HOSPITAL
+
+
+async def test_reports_are_versions_of_the_denylist(open_house: House) -> None:
+    body = {"card": CARDS[0], "reason": "lost", "reported_at": "2026-03-02T11:00:00+08:00"}
+    first = await open_house.post(REPORTS, **body)
+    assert first == (201, {
+        "list_version": 1, "effective_at": "2026-03-02T03:00:00+00:00", "published_at": "2026-03-02T04:00:00+00:00",
+    })  # fmt: skip
+    assert await open_house.post(REPORTS, **body) == first
+    assert (await open_house.post(REPORTS, **(body | {"card": CARDS[1]})))[1]["list_version"] == 2
+    assert (await open_house.post(REPORTS, **(body | {"card": STRANGER})))[1]["code"] == "unknown-card"
+    assert (await open_house.post(REPORTS, **(body | {"reported_at": "yesterday"})))[1]["code"] == "bad-schema"
+
+
+async def test_a_replacement_carries_what_the_books_say(open_house: House) -> None:
+    old, new = CARDS[0], CARDS[1]
+    request = load_request(old)
+    _, grant = await open_house.post(LOADS, **request)
+    await open_house.upload(1, [load_record(request, grant, 1)])
+    await open_house.upload(1, [debit(1, card=old, amount_fen=1200)])
+    made = await open_house.post(REPLACEMENTS, old=old, new=new)
+    assert made == (201, {"load_fen": 3800})
+    assert await open_house.post(REPLACEMENTS, old=old, new=new) == made
+    for pair in ({"old": old, "new": CARDS[2]}, {"old": CARDS[2], "new": new}, {"old": CARDS[2], "new": old}):
+        assert (await open_house.post(REPLACEMENTS, **pair))[1]["code"] == "frozen-card"
+    for pair in ({"old": STRANGER, "new": CARDS[2]}, {"old": CARDS[2], "new": STRANGER}):
+        assert (await open_house.post(REPLACEMENTS, **pair))[1]["code"] == "unknown-card"
+    assert (await open_house.post(LOADS, **load_request(old, counter=1)))[1]["code"] == "frozen-card"
+
+    over = load_request(new, amount_fen=3801, channel="transfer")
+    assert (await open_house.post(LOADS, **over))[1]["code"] == "over-limit"
+    carried = load_request(new, amount_fen=3800, channel="transfer")
+    status, grant = await open_house.post(LOADS, **carried)
+    assert status == 201
+    # The card was torn before it took the load: the same counter may try once more, another one may not.
+    second = await open_house.post(LOADS, **load_request(new, amount_fen=3800, channel="transfer", raw_balance_fen=801))
+    assert second[0] == 201
+    again = load_request(new, amount_fen=3800, channel="transfer", counter=1)
+    assert (await open_house.post(LOADS, **again))[1]["code"] == "not-open"
+    assert (await open_house.upload(2, [load_record(carried, grant, 2)]))["accepted"] == 1
+    assert (await open_house.accounts())["purse/cash:transfer"] == 3800
+    assert psam
