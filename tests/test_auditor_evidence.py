@@ -1085,7 +1085,7 @@ UNKNOWN_CARD = "03107910000000009999"
         ({"issuer": "02310000"}, "quarantined", "unknown-issuer", "operator"),
         ({"key_version": 2}, "quarantined", "no-key", "operator"),
         ({"suite": 7}, "quarantined", "no-key", "operator"),
-        ({"card": UNKNOWN_CARD}, "suspended", "unknown-card", "clearing"),
+        ({"card": UNKNOWN_CARD}, "quarantined", "unknown-card", "operator"),
         ({"terminal_number": LOST_PSAM}, "suspended", "psam-inactive", "clearing"),
     ],
 )

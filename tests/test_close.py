@@ -302,7 +302,7 @@ async def test_quarantine_conflict_and_torn_cases(house: ClearingSide) -> None:
 
 
 async def test_suspended_records_are_cases_and_stay(house: ClearingSide) -> None:
-    codes = ("clock", "psam-inactive", "unknown-card", "replaced-card")
+    codes = ("clock", "psam-inactive", "replaced-card")
     taps = [await house.tap(card(5), n, 10, 100 - 10 * n, at(f"03-02 08:0{n}"), terminal=SHOP, state="suspended",
         code=code)
             for n, code in enumerate(codes)]  # fmt: skip

@@ -68,7 +68,7 @@ ROWS: list[tuple[TapRecord, str, str]] = [
     (replace(debit(1), key_version=9), "quarantined", "no-key"),
     (spoiled(debit(1)), "quarantined", "bad-proof"),
     (replace(debit(1), amount_fen=100), "quarantined", "bad-proof"),
-    (debit(1, card=STRANGER), "suspended", "unknown-card"),
+    (debit(1, card=STRANGER), "quarantined", "unknown-card"),
     (debit(1, psam=LOST_PSAM), "suspended", "psam-inactive"),
     (debit(1, psam=OLD_PSAM, at=NOON.replace(month=2, day=1, hour=1)), "suspended", "psam-inactive"),
     (debit(1, at=NOON + timedelta(seconds=301)), "suspended", "clock"),

@@ -197,7 +197,8 @@ async def test_new_rows_of_the_registry_are_seen_by_the_next_batch(open_house: H
     from clearing.registry import parse_registry, take
     from tests.intake_side import OWN, STRANGER, psam, registry_document
 
-    assert (await open_house.upload(1, [debit(1, card=STRANGER)]))["suspended"] == 1
+    answer = await open_house.upload(1, [debit(1, card=STRANGER)])
+    assert answer["quarantined"] == [{"seq": 1, "code": "unknown-card"}]
     card = {"card": STRANGER, "issuer": OWN, "profile": "shared-purse", "suite": "3des", "class": 1, "generation": 0}
     more = {"cards": [card], "psams": [psam("791001000077", "transit", 101)]}
     assert (await open_house.upload(2, [debit(2, psam="791001000077")]))["quarantined"][0]["code"] == "unknown-psam"

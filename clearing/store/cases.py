@@ -26,7 +26,7 @@ FINDINGS: Mapping[str, str] = {
     "quarantine": f"""
         SELECT x.code, {record_subject("x")}, x.amount_fen, 'operator', {_OPERATOR.format("x")}, NULL FROM exhibit x
         WHERE x.state = 'quarantined' AND x.taken_up_at IS NULL
-          AND x.code IN ('bad-proof', 'unknown-psam', 'unknown-issuer', 'no-key', 'malformed')""",
+          AND x.code IN ('bad-proof', 'unknown-psam', 'unknown-issuer', 'no-key', 'unknown-card', 'malformed')""",
     "conflict": f"""
         SELECT 'conflict', encode(x.card, 'hex') || '@' || encode({claim("date", "x.record")} ||
             {claim("time", "x.record")}, 'hex'),
@@ -37,8 +37,7 @@ FINDINGS: Mapping[str, str] = {
         WHERE k.kind IN {OFFLINE} AND NOT k.sealed""",
     "suspension": f"""
         SELECT k.code, {record_subject("k")}, k.amount_fen, 'clearing', {_OPERATOR.format("k")}, NULL FROM known k
-        WHERE k.state = 'suspended' AND k.code IN ('clock', 'psam-inactive', 'unknown-card', 'rogue-load',
-            'replaced-card')""",
+        WHERE k.state = 'suspended' AND k.code IN ('clock', 'psam-inactive', 'rogue-load', 'replaced-card')""",
     "denylist": f"""
         SELECT 'denylist', {record_subject("k")}, k.amount_fen, bearer.name,
                jsonb_build_object('bearer', bearer.name, 'operator', k.operator), NULL

@@ -35,9 +35,9 @@ class Verdict(IntEnum):
     UNKNOWN_ISSUER = 6
     FOREIGN = 7
     NO_KEY = 8
-    BAD_PROOF = 9
-    CONFLICT = 10
-    UNKNOWN_CARD = 11
+    UNKNOWN_CARD = 9
+    BAD_PROOF = 10
+    CONFLICT = 11
     PSAM_INACTIVE = 12
     CLOCK = 13
     REPLACED_CARD = 14
@@ -63,7 +63,7 @@ _STATES = {
     Verdict.ACCEPTED: State.ACCEPTED,
 }
 # What `onecard clearing retake` takes up again.
-RETAKEABLE = (Verdict.UNKNOWN_PSAM, Verdict.UNKNOWN_ISSUER, Verdict.NO_KEY)
+RETAKEABLE = (Verdict.UNKNOWN_PSAM, Verdict.UNKNOWN_ISSUER, Verdict.NO_KEY, Verdict.UNKNOWN_CARD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def find(
     records: Records, received: Instants, registry: Registry, bearings: Bearings, proofs: Proofs, ahead_us: Instants
 ) -> dict[Verdict, Mask]:
     """The conditions of the table that follow from records, registry and proofs; `received` in µs since 2000,
-    `ahead_us` the tolerance of the clock policy. Rows 1, 2, 10 and 16, and what row 9 says of acts, depend on what
+    `ahead_us` the tolerance of the clock policy. Rows 1, 2, 11 and 16, and what row 10 says of acts, depend on what
     else is known."""
     issuer, own = _issuers(records, registry)
     return {
@@ -98,8 +98,8 @@ def find(
         Verdict.UNKNOWN_ISSUER: ~issuer,
         Verdict.FOREIGN: ~own,
         Verdict.NO_KEY: proofs.no_key,
-        Verdict.BAD_PROOF: ~proofs.good,
         Verdict.UNKNOWN_CARD: ~registry.registered(bearings.card),
+        Verdict.BAD_PROOF: ~proofs.good,
         Verdict.PSAM_INACTIVE: ~bearings.station.active,
         Verdict.CLOCK: bearings.instant > received + ahead_us,
         Verdict.REPLACED_CARD: registry.replaced.reached(bearings.card, received),

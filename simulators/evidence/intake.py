@@ -171,12 +171,12 @@ class Intake:
             return "pending_issuer", "foreign"
         if proof is None or not proof.has_key:
             return "quarantined", "no-key"
+        if tap.card not in registry.cards:
+            return "quarantined", "unknown-card"
         if not proof.genuine or (tap.kind == Kind.ACT and not self._fits_opened_act(tap, at)):
             return "quarantined", "bad-proof"
         if proof.key in self.by_key:
             return "conflict", "conflict"
-        if tap.card not in registry.cards:
-            return "suspended", "unknown-card"
         if psam is not None and not (psam.state == "active" and psam.covers(instant)):
             return "suspended", "psam-inactive"
         clock = registry.policy("clock", "*", fact.origin)

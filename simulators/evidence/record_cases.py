@@ -9,8 +9,8 @@ from simulators.evidence.gaps import Counters, Purse
 from simulators.evidence.intake import Fact, Intake
 from simulators.evidence.taprecord import OFFLINE, PRICED_WITHOUT_ENTRY, Kind
 
-_OF_OPERATOR = frozenset({"bad-proof", "unknown-psam", "unknown-issuer", "no-key", "malformed"})
-_OF_CLEARING = frozenset({"clock", "psam-inactive", "unknown-card", "rogue-load", "replaced-card"})
+_OF_OPERATOR = frozenset({"bad-proof", "unknown-psam", "unknown-issuer", "no-key", "unknown-card", "malformed"})
+_OF_CLEARING = frozenset({"clock", "psam-inactive", "rogue-load", "replaced-card"})
 _DECLARED_KINDS = OFFLINE | {Kind.ACT}
 _DECLARED_STATES = frozenset({"accepted", "suspended", "disputed", "pending_issuer"})
 
