@@ -9,7 +9,7 @@ from rich.table import Table
 from cardcore.errors import SetupError
 from keys.store import FILE_NAME, EmbeddedStore, open_store
 
-app = cyclopts.App(help="Key stores: what they hold, and what was done with it.")
+app = cyclopts.App(name="keys", help="Key stores: what they hold, and what was done with it.")
 
 
 @app.command(name="list")

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +23,15 @@ MOST_READERS = 16
 _DRIVERS = ("/usr/lib/pcsc/drivers/serial/libifdvpcd.so", "/usr/local/lib/pcsc/drivers/serial/libifdvpcd.so")
 _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
 _LISTENING = "0A"
+# The activation protocol wants the socket as descriptor 3 and the daemon's own process id, which only a process that
+# becomes the daemon knows.
+_BECOME = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 _START_S = 10.0
 
 
@@ -48,6 +58,7 @@ class PrivatePcscd:
         self.ports = [base + place for place in range(count)]
         self.readers = [f"onecard{place // SLOTS} 00 {place % SLOTS:02}" for place in range(count)]
         self._listening = frozenset(range(base, base + pairs * SLOTS))
+        shutil.rmtree(self._config, ignore_errors=True)
         for pair in range(pairs):
             self._configure(pair, base + SLOTS * pair)
 
@@ -67,9 +78,7 @@ class PrivatePcscd:
         with socket.socket(socket.AF_UNIX) as door, (self.folder / "log").open("ab") as log:
             door.bind(str(self.socket))
             door.listen(64)
-            # The activation protocol wants the daemon's own process id, which only the shell before the exec knows.
-            script = 'fd=$1; shift; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@" 3<&"$fd"'
-            command = ["sh", "-c", script, "sh", str(door.fileno()), self._program, "-f", "-c", str(self._config)]
+            command = [sys.executable, "-c", _BECOME, str(door.fileno()), self._program, "-f", "-c", str(self._config)]
             self._daemon = subprocess.Popen(command, pass_fds=(door.fileno(),), stdout=log, stderr=log)
         deadline = time.monotonic() + _START_S
         while not self._listening <= _listening_ports():

@@ -20,6 +20,7 @@ from clearing.ledger.export import export
 from clearing.registry.document import parse_declared, parse_registry
 from clearing.registry.take import declare, take
 from keys.proof import sm3
+from onecard.demo.counter_readers import CounterReaders
 from onecard.demo.front_desk import FrontDesk, RecordingDesk
 from onecard.demo.issuing import issue
 from onecard.demo.report import Report, judge, show, write
@@ -52,6 +53,7 @@ def command(
     state: Path | None = None,
     dsn: str | None = None,
     serve: bool = False,
+    pcsc: int = 0,
 ) -> int:
     """Play two business days of a city, from blank cards to books that two auditors agree with.
 
@@ -64,31 +66,38 @@ def command(
     state: database, keys and journal; a new temporary directory, removed at the end, when not given
     dsn: an empty PostgreSQL ≥ 16 of your own instead of the embedded one
     serve: leave the service running at the end, and say where
+    pcsc: so many of the cards are issued and loaded through pcscd and virtual readers, as at a counter
     """
     with tempfile.TemporaryDirectory(prefix="onecard-demo-", ignore_cleanup_errors=True) as scratch:
         place = state or (Path.cwd() / "onecard-demo" if serve else Path(scratch) / "state")
-        report = asyncio.run(_run(cards, debits, seed, out or Path(scratch) / "out", place, dsn, serve))
+        city = _planned(seed, cards, debits)
+        report = asyncio.run(_run(city, out or Path(scratch) / "out", place, dsn, serve, pcsc))
     show(report, Console(highlight=False))
     return 0 if report.proven else 1
 
 
-async def _run(cards: int, debits: int, seed: int, out: Path, state: Path, dsn: str | None, serve: bool) -> Report:
-    tally = Tally(stopwatch.monotonic())
+def _planned(seed: int, cards: int, debits: int) -> Plan:
     try:
-        city = plan(seed, cards, debits, DATES)
+        return plan(seed, cards, debits, DATES)
     except ValueError as error:
         raise SetupError(f"this city cannot be planned: {error}") from error
-    stage, components = await set_up(state, out, dsn, seed, FIRST_MORNING)
+
+
+async def _run(city: Plan, out: Path, state: Path, dsn: str | None, serve: bool, pcsc: int) -> Report:
+    tally = Tally(stopwatch.monotonic())
+    stage, components = await set_up(state, out, dsn, city.seed, FIRST_MORNING)
     try:
         truth_digest = sm3(write_papers(city, out)).hex()
         write_components(components, out / "test-components.json")
         console.print(f"truth.jsonl has the SM3 digest {truth_digest}")
         await _register(stage)
         watch = asyncio.create_task(stage.keep_up())
-        with Progress(
+        bars = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
-        ) as bars:
-            await _play(stage, city, tally, bars)
+        )
+        with bars:
+            async with CounterReaders(card.serial for card in city.cards[:pcsc]) as readers:
+                await _play(stage, city, readers, tally, bars)
         watch.cancel()
         await export(stage.pool, out)
         report = await judge(stage, city, tally.records, tally.upload_s, truth_digest, tally.started)
@@ -106,17 +115,17 @@ async def _register(stage: Stage) -> None:
         await declare(connection, parse_declared((stage.out / "declared.jsonl").read_text(encoding="utf-8")))
 
 
-async def _play(stage: Stage, city: Plan, tally: Tally, bars: Progress) -> None:
+async def _play(stage: Stage, city: Plan, readers: CounterReaders, tally: Tally, bars: Progress) -> None:
     chips = len(city.cards) + len({device.psam for device in city.devices if not device.online})
     issuing = bars.add_task("personalise cards and PSAMs", total=chips)
     moment = FIRST_MORNING.replace(tzinfo=None)
-    issued = await issue(city, stage.state, moment, lambda count: bars.advance(issuing, count))
+    issued = await issue(city, stage.state, moment, lambda count: bars.advance(issuing, count), readers)
     await stage.start_service()
     player = Player(city, issued.cards, issued.psams)
     uploader = Uploader(city, player, stage.base_url, directory=stage.out, counter=tally.order)
     clock = FileClock(stage.clock_file)
     async with RecordingDesk(stage.base_url, stage.out / "desk.jsonl", tally.order, clock.now) as desk:
-        front = FrontDesk(city, issued, desk)
+        front = FrontDesk(city, issued, desk, readers)
         for day in city.dates:
             await _play_day(stage, city, player, front, day, bars)
             night = datetime.combine(day + timedelta(days=1), time(1, 59, 50), CITY_TIME)

@@ -3,7 +3,8 @@
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from cardcore.authority import ActRequest, CardIdentity
 from cardcore.errors import OnecardError, ReaderError, RefusedError
 from cardcore.purse import Committed, Unknown
 from cardcore.record import Sector
+from onecard.demo.counter_readers import CounterReaders
 from onecard.demo.issuing import SUITES, Issued, profile_of
 from readers.counter.desk import Desk
 from readers.pcsc import purse
-from readers.pcsc.channel import DEADLINE_S, Replies
+from readers.pcsc.channel import DEADLINE_S, Channel, Replies
 from readers.pcsc.direct import DirectChannel
 from simulators.card_os import SoftwareCard
 from simulators.city import ActResult, DeskStep, LoadResult, Plan, ReplacementResult, ReportResult
@@ -78,7 +80,8 @@ class LeavingCard(DirectChannel):
 class FrontDesk:
     """Does the plan's desk steps with the product."""
 
-    def __init__(self, plan: Plan, issued: Issued, desk: Desk) -> None:
+    def __init__(self, plan: Plan, issued: Issued, desk: Desk, readers: CounterReaders) -> None:
+        self._readers = readers
         self._plan = plan
         self._issued = issued
         self._desk = desk
@@ -94,7 +97,8 @@ class FrontDesk:
                 async with self._hands[step.card]:
                     return await self._load(step)
             case "act":
-                return await self._act(step)
+                async with self._hands[step.card]:
+                    return await self._act(step)
             case "report":
                 answer = await self._desk.ask(
                     "reports", {"card": step.card, "reason": step.reason, "reported_at": step.instant.isoformat()}
@@ -106,12 +110,12 @@ class FrontDesk:
         raise OnecardError(f"the plan asks the desk for {step.kind!r}, which it does not know")
 
     async def _load(self, step: DeskStep) -> LoadResult | None:
-        card = self._issued.cards[step.card]
-        channel = LeavingCard(card, CUTS[step.cut]) if step.cut else DirectChannel(card)
-        await channel.reset()
         profile = profile_of(self._profiles[step.card])
         till = purse.Till(step.terminal, bytes.fromhex(step.terminal_number), step.channel)
-        done = await purse.load(channel, self._desk, till, step.purse, SUITES[step.suite], step.amount_fen, profile.pin)
+        async with self._channel(step) as channel:
+            done = await purse.load(
+                channel, self._desk, till, step.purse, SUITES[step.suite], step.amount_fen, profile.pin
+            )
         if step.cut:
             if not isinstance(done.outcome, Unknown):
                 raise OnecardError(f"a load whose card left has the outcome {done.outcome}, which nobody can know")
@@ -130,29 +134,36 @@ class FrontDesk:
             key_index=done.key_index,
         )
 
+    @asynccontextmanager
+    async def _channel(self, step: DeskStep) -> AsyncIterator[Channel]:
+        """The way to a step's card: a reader of the counter, in process, or one that the card is torn out of."""
+        card = self._issued.cards[step.card]
+        if step.card in self._readers.serials and not step.cut:
+            async with self._readers.holding(card) as channel:
+                yield channel
+        else:
+            direct = LeavingCard(card, CUTS[step.cut]) if step.cut else DirectChannel(card)
+            await direct.reset()
+            yield direct
+
     def _allowance(self, step: DeskStep) -> int:
         applications = profile_of(self._profiles[step.card]).applications
         spec = next(item.purse for item in applications if item.number == step.purse)
         return spec.overdraft_fen if spec else 0
 
     async def _act(self, step: DeskStep) -> ActResult:
-        channel = DirectChannel(self._issued.cards[step.card])
-        await channel.reset()
         suite = SUITES[step.suite]
-        done = await purse.act(
-            channel,
-            self._desk,
-            ActRequest(
-                identity=CardIdentity(bytes.fromhex(step.issuer), bytes.fromhex(step.card), suite),
-                terminal=step.terminal,
-                terminal_number=bytes.fromhex(step.terminal_number),
-                sector=int(Sector[step.sector.upper()]),
-                amount_fen=step.amount_fen,
-                transaction_type=step.transaction_type,
-                split=step.split,
-            ),
-            profile_of(self._profiles[step.card]).pin,
+        request = ActRequest(
+            identity=CardIdentity(bytes.fromhex(step.issuer), bytes.fromhex(step.card), suite),
+            terminal=step.terminal,
+            terminal_number=bytes.fromhex(step.terminal_number),
+            sector=int(Sector[step.sector.upper()]),
+            amount_fen=step.amount_fen,
+            transaction_type=step.transaction_type,
+            split=step.split,
         )
+        async with self._channel(step) as channel:
+            done = await purse.act(channel, self._desk, request, profile_of(self._profiles[step.card]).pin)
         return ActResult(
             act_id=done.grant.act_id,
             cryptogram=done.cryptogram,

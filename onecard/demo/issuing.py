@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cache
@@ -16,9 +17,12 @@ from cardcore.profile import Profile, load_profile
 from cardcore.record import Sector, Suite
 from cardcore.script import CardOrder, PsamOrder, psam_steps, steps
 from keys.store import open_store
+from onecard.demo.counter_readers import CounterReaders
+from readers.pcsc.channel import Channel
 from readers.pcsc.direct import DirectChannel
 from readers.pcsc.journal import Journal
 from readers.pcsc.personalise import Bench, Job, Scrapped
+from readers.pcsc.state_file import FILE_NAME
 from simulators.card_os import SoftwareCard
 from simulators.city import Plan
 from simulators.city.facts import PlannedCard
@@ -51,10 +55,13 @@ class Blank:
     card_class: int = 0
 
 
-async def issue(plan: Plan, state: Path, moment: datetime, advance: Callable[[int], None]) -> Issued:
+async def issue(
+    plan: Plan, state: Path, moment: datetime, advance: Callable[[int], None], readers: CounterReaders
+) -> Issued:
     """Personalise every PSAM and card of the plan at the local `moment`; `advance` is told how many more are ready.
 
-    Trays of blanks go to as many processes as there are cores; each opens the key store and the journal for itself.
+    Cards of the readers go through these. The others go in trays to as many processes as there are cores; each opens
+    the key store and the journal for itself.
     Raises OnecardError when a chip had to be scrapped, which a software chip never should.
     """
     sectors = {device.psam: device.sector for device in plan.devices if not device.online}
@@ -62,9 +69,12 @@ async def issue(plan: Plan, state: Path, moment: datetime, advance: Callable[[in
         *(Blank(number, "sm4", f"{plan.seed}/{number}", sector=sector) for number, sector in sorted(sectors.items())),
         *(_blank_card(plan, card) for card in plan.cards),
     ]
+    at_the_counter = [blank for blank in blanks if blank.name in readers.serials]
+    blanks = [blank for blank in blanks if blank.name not in readers.serials]
     trays = [blanks[first : first + TRAY] for first in range(0, len(blanks), TRAY)]
     cards: dict[str, SoftwareCard] = {}
     psams: dict[str, SoftwarePsam] = {}
+    cards |= await _issue_by_reader(at_the_counter, state, moment, readers, advance)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(len(trays), os.cpu_count() or 1), mp_context=spawn) as processes:
         loop = asyncio.get_running_loop()
@@ -76,6 +86,25 @@ async def issue(plan: Plan, state: Path, moment: datetime, advance: Callable[[in
             psams |= some_psams
             advance(len(some_cards) + len(some_psams))
     return Issued({card.serial: cards[card.serial] for card in plan.cards}, psams)
+
+
+async def _issue_by_reader(
+    blanks: Sequence[Blank], state: Path, moment: datetime, readers: CounterReaders, advance: Callable[[int], None]
+) -> dict[str, SoftwareCard]:
+    """Each card in a reader of its own, as at a counter."""
+    cards = {blank.name: SoftwareCard.blank(blank.suite, rng=random.Random(blank.seed)) for blank in blanks}
+    with closing(Journal(state / FILE_NAME)) as journal, open_store(state / "keys") as store:
+        bench = Bench(store.personaliser(), journal, OPERATOR, lambda: moment)
+
+        async def one(blank: Blank) -> None:
+            async with readers.holding(cards[blank.name]) as channel:
+                scrapped = await bench.personalise(_card_job(blank, channel))
+            if scrapped is not None:
+                raise OnecardError(f"{scrapped.chip} was scrapped: {scrapped.reason}")
+            advance(1)
+
+        await asyncio.gather(*map(one, blanks))
+    return cards
 
 
 def _blank_card(plan: Plan, card: PlannedCard) -> Blank:
@@ -99,18 +128,13 @@ async def _personalise(
     cards = {
         blank.name: SoftwareCard.blank(blank.suite, rng=random.Random(blank.seed)) for blank in tray if not blank.sector
     }
-    jobs = [
-        _psam_job(blank, psams[blank.name]) if blank.sector else _card_job(blank, cards[blank.name]) for blank in tray
-    ]
-    journal = Journal(state / "readers.sqlite")
-    try:
-        with open_store(state / "keys") as store:
-            bench = Bench(store.personaliser(), journal, OPERATOR, lambda: moment)
-            async for result in bench.personalise_all(jobs, at_once=TRAY):
-                if isinstance(result, Scrapped):
-                    raise OnecardError(f"{result.chip} was scrapped: {result.reason}")
-    finally:
-        journal.close()
+    jobs = [_psam_job(blank, psams[blank.name]) for blank in tray if blank.sector]
+    jobs += (_card_job(blank, DirectChannel(cards[blank.name])) for blank in tray if not blank.sector)
+    with closing(Journal(state / FILE_NAME)) as journal, open_store(state / "keys") as store:
+        bench = Bench(store.personaliser(), journal, OPERATOR, lambda: moment)
+        async for result in bench.personalise_all(jobs, at_once=TRAY):
+            if isinstance(result, Scrapped):
+                raise OnecardError(f"{result.chip} was scrapped: {result.reason}")
     return cards, psams
 
 
@@ -122,7 +146,7 @@ def _psam_job(blank: Blank, psam: SoftwarePsam) -> Job:
     return Job(order.identity, "psam", psam_steps(order), DirectChannel(psam))
 
 
-def _card_job(blank: Blank, card: SoftwareCard) -> Job:
+def _card_job(blank: Blank, channel: Channel) -> Job:
     order = CardOrder(
         issuer=bytes.fromhex(blank.issuer),
         card=bytes.fromhex(blank.name),
@@ -131,7 +155,7 @@ def _card_job(blank: Blank, card: SoftwareCard) -> Job:
         starts=VALID_FROM,
         expires=VALID_TO,
     )
-    return Job(order.identity, blank.profile, steps(profile_of(blank.profile), order), DirectChannel(card))
+    return Job(order.identity, blank.profile, steps(profile_of(blank.profile), order), channel)
 
 
 @cache

@@ -1,0 +1,38 @@
+"""`onecard counter`: the reader side's commands, with what holds the keys handed in."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+
+from cardcore.authority import PersonalisationAuthority
+from cardcore.errors import SetupError
+from clearing.settings import Settings
+from keys.store import FILE_NAME, open_store
+from readers.cli import app_for
+from readers.counter.desk import Desk
+
+
+class CounterFront:
+    """Keys open in this process; the desk is asked over HTTP; the time is the counter's own."""
+
+    @asynccontextmanager
+    async def personalisation(self, state: Path) -> AsyncIterator[PersonalisationAuthority]:
+        """The personaliser of the state's key store; raises SetupError where there is none."""
+        path = Settings(state=state).keys
+        if not (path / FILE_NAME).is_file():
+            raise SetupError(
+                f"there is no key store in {path}; nothing was written to the card, name the state directory"
+            )
+        with open_store(path) as store:
+            yield store.personaliser()
+
+    def desk(self, url: str) -> AbstractAsyncContextManager[Desk]:
+        return Desk(url)
+
+    def now(self) -> datetime:
+        """The local wall-clock moment, which is what a card is dated with."""
+        return datetime.now()
+
+
+app = app_for(CounterFront())
