@@ -7,6 +7,7 @@ of mode 0600 *beside* the directory, so that a copy of the directory alone opens
 import hmac
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
@@ -166,7 +167,9 @@ def open_store(
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path / FILE_NAME, os.O_RDWR | os.O_CREAT, 0o600))
+        # Only a new file is opened here: closing a descriptor of a database drops all locks of this process on it.
+        with suppress(FileExistsError):
+            os.close(os.open(path / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except OSError as error:
         raise SetupError(
             f"the key store {path} cannot be used ({error}); name a directory that this user may write"

@@ -4,6 +4,7 @@ import sys
 
 import cyclopts
 from rich.console import Console
+from rich.markup import escape
 
 from cardcore.errors import OnecardError
 
@@ -21,5 +22,6 @@ def main() -> None:
     try:
         app()
     except OnecardError as error:
-        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False)
+        name, told = type(error).__name__, escape(str(error))
+        Console(stderr=True).print(f"[bold red]{name}[/]: {told}", highlight=False, soft_wrap=True)
         sys.exit(2)

@@ -4,6 +4,8 @@ import os
 import secrets
 import sqlite3
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,23 @@ def test_required_roots_are_those_of_the_card_contract() -> None:
     assert {"3des/PURCHASE/transit", "sm4/TAC/4", "sm4/ACT/5", "3des/PIN_RELOAD/0", "sm4/RECORD"} <= set(names)
     assert not {"3des/RECORD", "sm4/TAC/2", "sm4/TRANSPORT"} & set(names)
     assert [KeyId.parse(name).name for name in names] == names
+
+
+def test_opening_a_store_twice_keeps_the_locks_of_the_first(tmp_path: Path) -> None:
+    # Another process that closes last in its own eyes deletes the write-ahead log, unless our locks tell it better.
+    path = tmp_path / "keys"
+    filled(path)
+    with open_store(path) as first:
+        open_store(path).close()
+        first.personaliser()
+        command = (
+            "import sys, pathlib; from keys.store import open_store; open_store(pathlib.Path(sys.argv[1])).close()"
+        )
+        subprocess.run([sys.executable, "-c", command, str(path)], check=True)
+        assert (path / f"{FILE_NAME}-wal").exists()
+    database = sqlite3.connect(path / FILE_NAME)
+    assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    database.close()
 
 
 @pytest.mark.parametrize("name", ["aes/TAC/1", "sm4/TAC/2", "sm4/MAC/1", "3des/RECORD", "sm4/TAC", "", "sm4/tac/1"])

@@ -3,17 +3,19 @@
 import asyncio
 import itertools
 import json
+import signal
 import tempfile
 import time as stopwatch
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cardcore.errors import SetupError
+from cardcore.errors import OnecardError, SetupError
 from clearing.clock import FileClock
 from clearing.close.command import close
 from clearing.ledger.export import export
@@ -25,13 +27,17 @@ from onecard.demo.front_desk import FrontDesk, RecordingDesk
 from onecard.demo.issuing import issue
 from onecard.demo.report import Report, judge, show, write
 from onecard.demo.stage import Stage, set_up, write_components
-from simulators.city import Plan, Player, Uploader, plan, write_cards, write_papers
+from simulators.city import DeskStep, Plan, Player, Uploader, plan, write_cards, write_papers
+from simulators.city.facts import DeskResult
+from simulators.city.validators import CityBroken
 
 CITY_TIME = timezone(timedelta(hours=8), "CST")
 DATES = (date(2026, 3, 2), date(2026, 3, 3))
 FIRST_MORNING = datetime.combine(DATES[0], time(2), CITY_TIME)
 CONNECTIONS = 16
-console = Console(stderr=True, highlight=False)
+P = ParamSpec("P")
+Result = TypeVar("Result")
+console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @dataclass(slots=True)
@@ -71,7 +77,12 @@ def command(
     with tempfile.TemporaryDirectory(prefix="onecard-demo-", ignore_cleanup_errors=True) as scratch:
         place = state or (Path.cwd() / "onecard-demo" if serve else Path(scratch) / "state")
         city = _planned(seed, cards, debits)
-        report = asyncio.run(_run(city, out or Path(scratch) / "out", place, dsn, serve, pcsc))
+        try:
+            report = asyncio.run(_run(city, out or Path(scratch) / "out", place, dsn, serve, pcsc))
+        except CityBroken as error:
+            raise OnecardError(
+                f"the city's plan and the parts do not agree, so this run proves nothing: {error}"
+            ) from error
     show(report, Console(highlight=False))
     return 0 if report.proven else 1
 
@@ -85,27 +96,30 @@ def _planned(seed: int, cards: int, debits: int) -> Plan:
 
 async def _run(city: Plan, out: Path, state: Path, dsn: str | None, serve: bool, pcsc: int) -> Report:
     tally = Tally(stopwatch.monotonic())
+    # Whoever is told to end by a signal leaves nothing running.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     stage, components = await set_up(state, out, dsn, city.seed, FIRST_MORNING)
+    proven = False
     try:
         truth_digest = sm3(write_papers(city, out)).hex()
         write_components(components, out / "test-components.json")
         console.print(f"truth.jsonl has the SM3 digest {truth_digest}")
         await _register(stage)
-        watch = asyncio.create_task(stage.keep_up())
         bars = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
         )
         with bars:
-            async with CounterReaders(card.serial for card in city.cards[:pcsc]) as readers:
+            async with CounterReaders(card.serial for card in city.cards[:pcsc]) as readers, stage.kept_up():
                 await _play(stage, city, readers, tally, bars)
-        watch.cancel()
         await export(stage.pool, out)
         report = await judge(stage, city, tally.records, tally.upload_s, truth_digest, tally.started)
         write(report, out)
+        proven = True
     finally:
-        await stage.close(keep_running=serve)
-    if serve:
-        console.print(f"the service is running at {stage.base_url}; its state is in {stage.state}")
+        await stage.close(keep_running=serve and proven)
+    if serve and stage.service is not None:
+        where = f"the service (process {stage.service.pid}) is running at {stage.base_url}"
+        console.print(f"{where}; its state is in {stage.state}", markup=False)
     return report
 
 
@@ -119,7 +133,7 @@ async def _play(stage: Stage, city: Plan, readers: CounterReaders, tally: Tally,
     chips = len(city.cards) + len({device.psam for device in city.devices if not device.online})
     issuing = bars.add_task("personalise cards and PSAMs", total=chips)
     moment = FIRST_MORNING.replace(tzinfo=None)
-    issued = await issue(city, stage.state, moment, lambda count: bars.advance(issuing, count), readers)
+    issued = await issue(city, stage, moment, lambda count: bars.advance(issuing, count), readers)
     await stage.start_service()
     player = Player(city, issued.cards, issued.psams)
     uploader = Uploader(city, player, stage.base_url, directory=stage.out, counter=tally.order)
@@ -127,7 +141,7 @@ async def _play(stage: Stage, city: Plan, readers: CounterReaders, tally: Tally,
     async with RecordingDesk(stage.base_url, stage.out / "desk.jsonl", tally.order, clock.now) as desk:
         front = FrontDesk(city, issued, desk, readers)
         for day in city.dates:
-            await _play_day(stage, city, player, front, day, bars)
+            await _play_day(stage, player, uploader, front, day, bars)
             night = datetime.combine(day + timedelta(days=1), time(1, 59, 50), CITY_TIME)
             stage.set_clock(night)
             await _upload(uploader, city, day, tally, bars)
@@ -136,19 +150,36 @@ async def _play(stage: Stage, city: Plan, readers: CounterReaders, tally: Tally,
     write_cards(player, stage.out)
 
 
-async def _play_day(stage: Stage, city: Plan, player: Player, front: FrontDesk, day: date, bars: Progress) -> None:
+async def _play_day(
+    stage: Stage, player: Player, uploader: Uploader, front: FrontDesk, day: date, bars: Progress
+) -> None:
     playing = bars.add_task(f"{day}: loads, acts and reports", total=None)
     for steps in player.steps(day):
         stage.set_clock(steps[0].instant.astimezone(UTC))
-        for step, result in zip(steps, await asyncio.gather(*map(front.do, steps)), strict=True):
-            player.done(step, result)
+        results = await asyncio.gather(*map(front.do, steps))
+        # An act's record is sent at once; waiting for its answer must not keep others from starting the service again.
+        await _aside(uploader, _tell, player, steps, results)
         bars.advance(playing, len(steps))
     bars.update(playing, total=bars.tasks[playing].completed)
 
 
+def _tell(player: Player, steps: Sequence[DeskStep], results: Sequence[DeskResult]) -> None:
+    for step, result in zip(steps, results, strict=True):
+        player.done(step, result)
+
+
+async def _aside(uploader: Uploader, work: Callable[P, Result], *args: P.args, **named: P.kwargs) -> Result:
+    """What waits for answers to uploads, in a thread; when this is cancelled, nothing is sent any more."""
+    try:
+        return await asyncio.to_thread(work, *args, **named)
+    except asyncio.CancelledError:
+        uploader.stop()
+        raise
+
+
 async def _upload(uploader: Uploader, city: Plan, day: date, tally: Tally, bars: Progress) -> None:
     uploading = bars.add_task(f"{day}: uploads", total=len(city.deliveries[day]))
-    uploaded = await asyncio.to_thread(uploader.day, day, threads=CONNECTIONS)
+    uploaded = await _aside(uploader, uploader.day, day, threads=CONNECTIONS)
     bars.update(uploading, completed=len(city.deliveries[day]))
     tally.records += uploaded.records
     tally.upload_s += uploaded.seconds

@@ -18,6 +18,7 @@ from cardcore.record import Sector, Suite
 from cardcore.script import CardOrder, PsamOrder, psam_steps, steps
 from keys.store import open_store
 from onecard.demo.counter_readers import CounterReaders
+from onecard.demo.stage import Stage
 from readers.pcsc.channel import Channel
 from readers.pcsc.direct import DirectChannel
 from readers.pcsc.journal import Journal
@@ -56,7 +57,7 @@ class Blank:
 
 
 async def issue(
-    plan: Plan, state: Path, moment: datetime, advance: Callable[[int], None], readers: CounterReaders
+    plan: Plan, stage: Stage, moment: datetime, advance: Callable[[int], None], readers: CounterReaders
 ) -> Issued:
     """Personalise every PSAM and card of the plan at the local `moment`; `advance` is told how many more are ready.
 
@@ -74,12 +75,12 @@ async def issue(
     trays = [blanks[first : first + TRAY] for first in range(0, len(blanks), TRAY)]
     cards: dict[str, SoftwareCard] = {}
     psams: dict[str, SoftwarePsam] = {}
-    cards |= await _issue_by_reader(at_the_counter, state, moment, readers, advance)
+    cards |= await _issue_by_reader(at_the_counter, stage, moment, readers, advance)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(len(trays), os.cpu_count() or 1), mp_context=spawn) as processes:
         loop = asyncio.get_running_loop()
         for done in asyncio.as_completed(
-            [loop.run_in_executor(processes, _issue_tray, t, state, moment) for t in trays]
+            [loop.run_in_executor(processes, _issue_tray, t, stage.state, moment) for t in trays]
         ):
             some_cards, some_psams = await done
             cards |= some_cards
@@ -89,12 +90,12 @@ async def issue(
 
 
 async def _issue_by_reader(
-    blanks: Sequence[Blank], state: Path, moment: datetime, readers: CounterReaders, advance: Callable[[int], None]
+    blanks: Sequence[Blank], stage: Stage, moment: datetime, readers: CounterReaders, advance: Callable[[int], None]
 ) -> dict[str, SoftwareCard]:
     """Each card in a reader of its own, as at a counter."""
     cards = {blank.name: SoftwareCard.blank(blank.suite, rng=random.Random(blank.seed)) for blank in blanks}
-    with closing(Journal(state / FILE_NAME)) as journal, open_store(state / "keys") as store:
-        bench = Bench(store.personaliser(), journal, OPERATOR, lambda: moment)
+    with closing(Journal(stage.state / FILE_NAME)) as journal:
+        bench = Bench(stage.store.personaliser(), journal, OPERATOR, lambda: moment)
 
         async def one(blank: Blank) -> None:
             async with readers.holding(cards[blank.name]) as channel:

@@ -9,15 +9,19 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+from rich.console import Console
 
 from cardcore.errors import SetupError
 from clearing.store.connect import connect_pool
 from clearing.store.launcher import Server, launch
 from clearing.store.migrate import migrate
+from clearing.store.postmaster import serves
 from clearing.store.types import Pool
 from keys.ceremony import required_roots, test_ceremony
 from keys.store import EmbeddedStore, open_store
@@ -26,6 +30,8 @@ SERVICE_PATIENCE_S = 30.0
 WATCH_S = 0.5
 LAST_WORDS = 800
 POOL_SIZE = 4
+GOODBYE_S = 5.0
+console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 Components = Mapping[str, tuple[bytes, bytes]]
 
@@ -57,12 +63,12 @@ class Stage:
         Raises SetupError with the service's last words."""
         self.port = self.port or _free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
-        where = ("--state", str(self.state), *(("--dsn", self.dsn) if self.server is None else ()))
-        how = ("--port", str(self.port), "--clock", str(self.clock_file))
+        options = ("--state", str(self.state), "--port", str(self.port), "--clock", str(self.clock_file))
         with (self.state / "service.log").open("ab") as log:
             self.service = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "onecard", "clearing", "serve", *where, *how),
+                *(sys.executable, "-m", "onecard", "clearing", "serve", *options),
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+                env=self._environment(),
             )  # fmt: skip
         deadline = asyncio.get_running_loop().time() + SERVICE_PATIENCE_S
         while asyncio.get_running_loop().time() < deadline and self.service.returncode is None:
@@ -72,53 +78,102 @@ class Stage:
         last_words = (self.state / "service.log").read_text(encoding="utf-8", errors="replace")[-LAST_WORDS:].strip()
         raise SetupError(f"the service did not become ready; its last words: {last_words}")
 
-    async def keep_up(self) -> None:
-        """Start the database or the service again whenever one of them dies; cancelled, both are left as they are.
+    def _environment(self) -> dict[str, str]:
+        """Ours without the settings of another onecard; the DSN holds a password, which a command line would show."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ONECARD_")}
+        return inherited | {"ONECARD_DSN": self.dsn}
 
-        What was acknowledged survives such a death; who uploads sends again what was not."""
-        while True:
-            await asyncio.sleep(WATCH_S)
-            if self.server is not None:
-                self.server = await asyncio.to_thread(launch, self.state)
-            if self.service is not None and self.service.returncode is not None:
-                await self.start_service()
+    @asynccontextmanager
+    async def kept_up(self) -> AsyncIterator[None]:
+        """Within it, the database or the service is started again whenever one of them dies.
+
+        What was acknowledged survives such a death; who uploads sends again what was not. A start that fails, because
+        the other part has just died, is tried again: the uploaders' patience is the limit."""
+        over = asyncio.Event()
+        watch = asyncio.create_task(self._watch(over))
+        try:
+            yield
+        finally:
+            # A start under way comes to its end, so that whoever closes this stage finds what was started.
+            over.set()
+            await watch
+
+    async def _watch(self, over: asyncio.Event) -> None:
+        while not over.is_set():
+            try:
+                if self.server is not None and not serves(self.server.pid, self.server.cluster.data):
+                    self.server = await asyncio.to_thread(launch, self.state)
+                    console.print("the database had died and was started again")
+                if self.service is not None and self.service.returncode is not None:
+                    await self.start_service()
+                    console.print("the service had died and was started again")
+            except SetupError as error:
+                console.print(f"not started again yet: {error}")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), WATCH_S)
 
     async def close(self, keep_running: bool) -> None:
         """End the service and the database of this stage, or leave them running."""
-        await self.pool.close()
         self.store.close()
-        if keep_running:
+        await _close_pool(self.pool)
+        if not keep_running:
+            await self._stop_service()
+            if self.server is not None:
+                await asyncio.to_thread(self.server.stop)
+
+    async def _stop_service(self) -> None:
+        if self.service is None or self.service.returncode is not None:
             return
-        if self.service is not None and self.service.returncode is None:
-            self.service.terminate()
+        self.service.terminate()
+        try:
             await asyncio.wait_for(self.service.wait(), SERVICE_PATIENCE_S)
-        if self.server is not None:
-            await asyncio.to_thread(self.server.stop)
+        except TimeoutError:
+            self.service.kill()
+            await self.service.wait()
 
 
 async def set_up(state: Path, out: Path, dsn: str | None, seed: int, start: datetime) -> tuple[Stage, Components]:
     """State directory, database, migrations, TEST keys.
 
-    Raises SetupError when any of them cannot be had; what was there is not touched."""
-    _make_directory(state)
-    _make_directory(out)
+    Raises SetupError when any of them cannot be had; what was there is not touched, what was started is ended."""
+    _must_be_empty(out)
+    for directory in (state, out):
+        _make_directory(directory)
     server = None if dsn else await asyncio.to_thread(launch, state)
-    reached = dsn or (server.dsn if server else "")
-    pool = await connect_pool(reached, size=POOL_SIZE)
-    await migrate(pool)
+    try:
+        reached = dsn or (server.dsn if server else "")
+        pool = await connect_pool(reached, size=POOL_SIZE)
+        try:
+            await migrate(pool)
+            await _must_hold_no_books(pool)
+            store, components = open_store(state / "keys"), test_components(seed)
+            test_ceremony(store, components)
+        except BaseException:
+            await _close_pool(pool)
+            raise
+    except BaseException:
+        if server is not None and server.started:
+            await asyncio.to_thread(server.stop)
+        raise
+    stage = Stage(state, out, server, reached, pool, store, state / "clock")
+    stage.set_clock(start)
+    return stage, components
+
+
+async def _must_hold_no_books(pool: Pool) -> None:
     if await pool.fetchval("SELECT EXISTS (SELECT FROM party) OR EXISTS (SELECT FROM batch)"):
-        await pool.close()
         raise SetupError(
             "the database holds books already, and a demo begins with none; nothing was changed. "
             "Name another --state directory or an empty --dsn database."
         )
-    clock_file = state / "clock"
-    store = open_store(state / "keys")
-    components = test_components(seed)
-    test_ceremony(store, components)
-    stage = Stage(state, out, server, reached, pool, store, clock_file)
-    stage.set_clock(start)
-    return stage, components
+
+
+async def _close_pool(pool: Pool) -> None:
+    """A server that is gone does not say goodbye."""
+    try:
+        await asyncio.wait_for(pool.close(), GOODBYE_S)
+    except Exception:
+        pool.terminate()
 
 
 def test_components(seed: int) -> Components:
@@ -148,6 +203,14 @@ def _make_directory(path: Path) -> None:
         ) from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise SetupError(f"{path} is not writable for this user; nothing was changed, name another directory")
+
+
+def _must_be_empty(out: Path) -> None:
+    if out.is_dir() and any(out.iterdir()):
+        raise SetupError(
+            f"{out} is not empty, and evidence of two runs must not mix; nothing was changed. "
+            "Name another --out directory, or remove that one."
+        )
 
 
 def _ready(base_url: str) -> bool:
