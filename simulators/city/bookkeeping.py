@@ -25,8 +25,8 @@ from simulators.city.facts import (
 from simulators.city.parties import Fleet
 from simulators.city.records import Kind
 
-OPENING_MIN, OPENING_SPAN_S = 130, 13000
-"""The first loads fall between 02:10 and 05:47 local time of the first date, after its cut-off and before its first
+OPENING_MIN, OPENING_SPAN_S = 130, 30 * 60
+"""The first loads fall between 02:10 and 02:40 local time of the first date, after its cut-off and before its first
 tap."""
 MAX_LOAD_FEN = 50000
 ONLINE_START = 1

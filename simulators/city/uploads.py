@@ -65,7 +65,7 @@ class Uploader:
         self._host, self._port = where.hostname or "127.0.0.1", where.port or 80
         self._uploads = directory / "uploads"
         self._uploads.mkdir(parents=True, exist_ok=True)
-        self._lock, self._local = threading.Lock(), threading.local()
+        self._lock, self._local, self._stopped = threading.Lock(), threading.local(), threading.Event()
         player.deliver = player.deliver or self.send
 
     def day(self, day: date, *, threads: int = 4) -> Uploaded:
@@ -83,6 +83,10 @@ class Uploader:
                     pool.shutdown(cancel_futures=True)
                     raise
         return Uploaded(len(requests), sum(len(d.batch.sents) for d in requests), time.monotonic() - started)
+
+    def stop(self) -> None:
+        """Send nothing again: whoever waits for an answer gets CityBroken at once."""
+        self._stopped.set()
 
     def send(self, delivery: Delivery) -> None:
         """One request, until it is answered; checks the answer and files both."""
@@ -114,7 +118,8 @@ class Uploader:
                 raise CityBroken(
                     f"{method} {path} had no answer for {self._patience_s:.0f} s ({trouble}); it is not acknowledged"
                 )
-            time.sleep(wait)
+            if self._stopped.wait(wait):
+                raise CityBroken(f"{method} {path} was given up; it is not acknowledged")
 
     def _once(self, method: str, path: str, body: bytes, media: str) -> Answer:
         connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
