@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check --quiet install --require-hashes
 ARGS   ?=
 
-.PHONY: help demo test lint bench lock clean
+.PHONY: help demo test lint bench mutants lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -21,6 +21,9 @@ lint: $(VENV)/test ## ruff and mypy --strict, as the tests run them
 
 bench: $(VENV)/test ## speed as ratios, written to bench/results.json (exit status 1 under a floor)
 	@$(BIN)/python -m bench $(ARGS)
+
+mutants: $(VENV)/test ## break the product on purpose and name the auditor that sees it
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 lock: $(VENV)/test ## renew the three lock files from pyproject.toml
 	@$(BIN)/python tests/lock.py

@@ -7,13 +7,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import ingest, tac
+from bench import apdu, ingest, tac
 
 RESULTS = Path(__file__).with_name("results.json")
 
 
 def main() -> int:
-    results = [result for bench in (tac, ingest) for result in bench.run()]
+    results = [result for bench in (tac, ingest, apdu) for result in bench.run()]
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     table = Table(
         "benchmark", "ours", "unit", "peers and limit", "ratios", "floors", title="onecard, measured in one run"

@@ -15,6 +15,7 @@ from simulators.evidence.books import Books
 from simulators.evidence.closing import Closer, Declared, states
 from simulators.evidence.comparison import (
     Comparison,
+    compare_acknowledged,
     compare_answer,
     compare_books,
     compare_cases,
@@ -77,6 +78,9 @@ def _compare(
     )
     closer = Closer(intake, declared)
     _replay(happenings, taps, intake, closer, comparison)
+    for each in happenings:
+        if isinstance(each, Upload) and each.status == 200:
+            compare_acknowledged(each, intake.sequences[each.terminal, each.epoch], comparison)
     days, final_states = [close.day for close in closes], states(intake)
     books_digest = intake.books.digest(final_states)
     compare_books(directory, intake.books, final_states, comparison)

@@ -23,11 +23,11 @@ BATCHES = 30
 async def _start(state: Path, dsn: str) -> tuple[asyncio.subprocess.Process, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", SERVE, "serve", "--state", str(state), "--dsn", dsn, "--port", "0",
-        "--clock", str(state / "now"), stdout=asyncio.subprocess.PIPE, env=os.environ | {"NO_COLOR": "1"},
+        "--clock", str(state / "now"), stderr=asyncio.subprocess.PIPE, env=os.environ | {"NO_COLOR": "1"},
     )  # fmt: skip
-    assert process.stdout is not None
+    assert process.stderr is not None
     async with asyncio.timeout(30):
-        while line := (await process.stdout.readline()).decode():
+        while line := (await process.stderr.readline()).decode():
             if found := re.search(r"http://127\.0\.0\.1:\d+", line):
                 return process, found[0]
     raise AssertionError("the service did not start")

@@ -99,7 +99,7 @@ async def _run(city: Plan, out: Path, state: Path, dsn: str | None, serve: bool,
     # Whoever is told to end by a signal leaves nothing running.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     stage, components = await set_up(state, out, dsn, city.seed, FIRST_MORNING)
-    proven = False
+    played = False
     try:
         truth_digest = sm3(write_papers(city, out)).hex()
         write_components(components, out / "test-components.json")
@@ -114,9 +114,9 @@ async def _run(city: Plan, out: Path, state: Path, dsn: str | None, serve: bool,
         await export(stage.pool, out)
         report = await judge(stage, city, tally.records, tally.upload_s, truth_digest, tally.started)
         write(report, out)
-        proven = True
+        played = True
     finally:
-        await stage.close(keep_running=serve and proven)
+        await stage.close(keep_running=serve and played)
     if serve and stage.service is not None:
         where = f"the service (process {stage.service.pid}) is running at {stage.base_url}"
         console.print(f"{where}; its state is in {stage.state}", markup=False)

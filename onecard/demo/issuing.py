@@ -22,7 +22,7 @@ from onecard.demo.stage import Stage
 from readers.pcsc.channel import Channel
 from readers.pcsc.direct import DirectChannel
 from readers.pcsc.journal import Journal
-from readers.pcsc.personalise import Bench, Job, Scrapped
+from readers.pcsc.personalise import Bench, Job
 from readers.pcsc.state_file import FILE_NAME
 from simulators.card_os import SoftwareCard
 from simulators.city import Plan
@@ -134,8 +134,8 @@ async def _personalise(
     with closing(Journal(state / FILE_NAME)) as journal, open_store(state / "keys") as store:
         bench = Bench(store.personaliser(), journal, OPERATOR, lambda: moment)
         async for result in bench.personalise_all(jobs, at_once=TRAY):
-            if isinstance(result, Scrapped):
-                raise OnecardError(f"{result.chip} was scrapped: {result.reason}")
+            if not isinstance(result, Job):
+                raise OnecardError(f"{result.chip} was not issued: {result.reason}")
     return cards, psams
 
 

@@ -1,6 +1,7 @@
 """The desk over HTTP: a counter's `LoadAuthority` and `ActAuthority` (docs/wire.md, "The desk")."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +12,7 @@ from cardcore.errors import OnecardError, RefusedError
 from cardcore.record import Sector
 
 Document = Mapping[str, object]
+BATCH = "application/vnd.onecard.batch"
 
 
 class DeskUnreachable(OnecardError):
@@ -79,13 +81,35 @@ class Desk:
 
     async def ask(self, call: str, document: Document) -> Document:
         """One call of the desk; raises RefusedError with the code of docs/wire.md, or DeskUnreachable."""
+        return await self._call("POST", f"/v1/desk/{call}", json=document)
+
+    async def upload(self, terminal: int, n: int, body: bytes) -> Document:
+        """Send batch `n` of a counter; gives the service's answer. Raises as `ask`; sending it again does no harm."""
+        path, kind = f"/v1/t/{terminal}/batches/{n}", {"Content-Type": BATCH}
+        return await self._call("PUT", path, data=body, headers=kind)
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Document | None = None,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Document:
+        url = self._base_url + path
         try:
-            async with self._session.post(f"{self._base_url}/v1/desk/{call}", json=document) as response:
-                answer: Document = await response.json(content_type=None)
+            async with self._session.request(method, url, json=json, data=data, headers=headers) as response:
+                answer = await response.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise DeskUnreachable(f"the desk at {self._base_url} does not answer ({error}); ask again later") from error
-        if response.status >= 300:
-            raise RefusedError(str(answer.get("code", response.status)), str(answer.get("detail", answer)))
+        if not isinstance(answer, dict):
+            raise DeskUnreachable(f"what answers at {self._base_url} is no desk; check the address")
+        code, detail = str(answer.get("code", response.status)), str(answer.get("detail", answer))
+        if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            raise DeskUnreachable(f"the desk at {self._base_url} is busy ({detail}); ask again later")
+        if response.status >= HTTPStatus.MULTIPLE_CHOICES:
+            raise RefusedError(code, detail)
         return answer
 
 

@@ -32,11 +32,11 @@ class CardTorn(CardError):
 
 
 class ReaderQuarantined(ReaderError):
-    """The reader did not come back within its deadline and is out of use until it is opened anew."""
+    """The reader did not answer within its deadline: the last command's outcome is unknown, the reader out of use."""
 
 
 class Channel(Protocol):
-    """The way to one card. Scripts of one channel never overlap."""
+    """The way to one card. Scripts of one channel never overlap; after a torn one all are torn until `reset`."""
 
     async def reset(self) -> bytes:
         """Power the card anew and give its ATR; what the card held in volatile memory is gone."""

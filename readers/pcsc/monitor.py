@@ -31,7 +31,8 @@ class ReaderEvent:
 class Monitor:
     """Watches all readers. `async for event in monitor` ends after `aclose`.
 
-    The event counter of a reader tells a card that was swapped between two looks: it counts two.
+    The event counter of a reader tells a card that was swapped between two looks: it counts two. When the service is
+    lost, so is every card; those that are there when it is back are inserted anew.
     """
 
     def __init__(self) -> None:
@@ -66,7 +67,11 @@ class Monitor:
         self._events.put_nowait(event)
 
     def _tell(self, happening: Happening, reader: str = "", atr: bytes = b"") -> None:
-        self._loop.call_soon_threadsafe(self._put, ReaderEvent(happening, reader, atr))
+        try:
+            self._loop.call_soon_threadsafe(self._put, ReaderEvent(happening, reader, atr))
+        except RuntimeError:
+            # The loop was closed without `aclose`: nobody listens any more.
+            self._stopping.set()
 
     def _watch(self) -> None:
         failures = 0
@@ -92,7 +97,7 @@ class Monitor:
         while not self._stopping.is_set():
             readers = scard.list_readers(context)
             for gone in set(seen) - set(readers):
-                if seen.pop(gone) & scard.CardState.PRESENT:
+                if seen.pop(gone) & scard.PRESENT:
                     self._tell(Happening.REMOVED, gone)
             known = [(scard.PNP, len(readers) << 16), *((name, seen.get(name, 0)) for name in readers)]
             try:
@@ -103,11 +108,11 @@ class Monitor:
                 raise
             for name, state, atr in states[1:]:
                 self._compare(name, seen.get(name, 0), state, atr)
-                seen[name] = state & ~scard.CardState.CHANGED
+                seen[name] = state & ~scard.CHANGED
 
     def _compare(self, reader: str, old: int, new: int, atr: bytes) -> None:
-        was, is_now = bool(old & scard.CardState.PRESENT), bool(new & scard.CardState.PRESENT)
-        swapped = was and is_now and (new >> 16) - (old >> 16) >= 2
+        was, is_now = bool(old & scard.PRESENT), bool(new & scard.PRESENT)
+        swapped = was and is_now and ((new >> 16) - (old >> 16)) % 0x10000 >= 2
         if was and (not is_now or swapped):
             self._tell(Happening.REMOVED, reader)
         if is_now and (not was or swapped):

@@ -5,6 +5,7 @@ for the next go together.
 """
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,12 +14,13 @@ from itertools import groupby
 from cardcore.apdu import CommandApdu, ResponseApdu
 from cardcore.authority import CardIdentity, OverdraftRequest, PersonalisationAuthority, PsamIdentity
 from cardcore.bcd import encode_moment
-from cardcore.commands import ExternalAuthenticate, GetChallenge, InitUpdate, UpdateOverdraft
-from cardcore.errors import CardError
-from cardcore.status import explain
+from cardcore.card_files import CommonData
+from cardcore.commands import CreateDf, ExternalAuthenticate, GetChallenge, InitUpdate, Select, UpdateOverdraft
+from cardcore.errors import CardError, FormatError, ReaderError
+from cardcore.status import OK, explain
 from cardcore.step import Authenticate, Compare, Plain, Secured, SetAllowance, Stage, Step, WriteKeyAct
 from readers.pcsc.channel import CardTorn, Channel
-from readers.pcsc.journal import Journal, Progress, StepReport
+from readers.pcsc.journal import Entry, Journal, Line, Progress, StepReport
 
 ISSUING_TERMINAL = bytes(6)
 
@@ -40,6 +42,11 @@ class Job:
             return f"card {self.identity.card.hex()}"
         return f"PSAM {self.identity.terminal_number.hex()}"
 
+    @property
+    def script(self) -> str:
+        """Digest (32 hex digits) of everything that the script says; what was begun by one script ends by it."""
+        return hashlib.sha256(repr(tuple(self.steps)).encode()).hexdigest()[:32]
+
 
 @dataclass(frozen=True, slots=True)
 class Scrapped:
@@ -49,12 +56,23 @@ class Scrapped:
     reason: str
 
 
-class Bench:
-    """Where chips are personalised: an authority, a journal, an operator and a local clock.
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A chip that left its reader, or whose reader failed; the same job on the same chip resumes."""
 
-    `personalise` raises CardTorn when the chip leaves in the middle; the same call on the same chip resumes.
-    A cancelled call leaves the chip where its last ended stage put it, and is resumed likewise.
-    """
+    chip: str
+    reason: str
+
+
+class WrongChip(CardError):
+    """The chip in the reader is not the one that the journal means. Nothing was changed, neither there nor here."""
+
+
+def _nobody(_: Stage) -> None: ...
+
+
+class Bench:
+    """Where chips are personalised: an authority, a journal, an operator and a local clock."""
 
     def __init__(
         self, authority: PersonalisationAuthority, journal: Journal, operator: str, clock: Callable[[], datetime]
@@ -64,45 +82,51 @@ class Bench:
         self._operator = operator
         self._clock = clock
 
-    async def personalise(self, job: Job) -> Scrapped | None:
-        """Run what is left of the job's script; None when the chip is issued, also if it was before."""
+    async def personalise(self, job: Job, ended: Callable[[Stage], None] = _nobody) -> Scrapped | None:
+        """Run what is left of the job's script; None when the chip is issued, also if it was before.
+
+        `ended` is told each stage once it is in the journal. Raises CardTorn or ReaderError when the way to the chip
+        breaks: the same call on the same chip resumes, and so it does after a cancelled call or a kill. Raises
+        WrongChip before anything is changed.
+        """
         entry = self._journal.find(job.chip)
         if entry is not None and entry.progress is Progress.ISSUED:
             return None
         if entry is not None and entry.progress is Progress.SCRAPPED:
             return Scrapped(job.chip, entry.reason)
-        repeated = entry is not None
-        if not repeated:
-            await self._write(job, Progress.RUNNING)
+        script = job.script
         await job.channel.reset()
+        await _recognise(job, script, entry)
+        if entry is None:
+            await self._write(job, script, Progress.RUNNING)
         done = entry.done if entry else frozenset()
         last = job.steps[-1].stage
         for stage, steps in groupby(job.steps, key=lambda step: step.stage):
             if stage in done:
                 continue
-            run = _StageRun(job, self._authority, self._clock, probing=repeated)
+            run = _StageRun(job, self._authority, self._clock, probing=entry is not None)
             try:
                 await run.perform(tuple(steps))
             except CardTorn:
                 raise
             except CardError as error:
-                await self._write(job, Progress.SCRAPPED, reason=str(error))
+                await self._write(job, script, Progress.SCRAPPED, reason=str(error))
                 return Scrapped(job.chip, str(error))
-            await self._write(job, Progress.ISSUED if stage is last else Progress.RUNNING, stage, run.reports)
+            progress = Progress.ISSUED if stage is last else Progress.RUNNING
+            await self._write(job, script, progress, stage, run.reports)
+            ended(stage)
         return None
 
-    async def personalise_all(self, jobs: Iterable[Job], at_once: int = 16) -> AsyncIterator[Job | Scrapped]:
-        """Personalise many chips, some at a time; yields each as it ends, so that in = issued + scrapped + left."""
+    async def personalise_all(
+        self, jobs: Iterable[Job], at_once: int = 16
+    ) -> AsyncIterator[Job | Scrapped | Unfinished]:
+        """Personalise many chips, some at a time; yields each as it ends: in = issued + scrapped + unfinished."""
         waiting = iter(jobs)
-        running: set[asyncio.Task[Job | Scrapped]] = set()
-
-        async def one(job: Job) -> Job | Scrapped:
-            return await self.personalise(job) or job
-
+        running: set[asyncio.Task[Job | Scrapped | Unfinished]] = set()
         try:
             while True:
                 while len(running) < at_once and (job := next(waiting, None)) is not None:
-                    running.add(asyncio.create_task(one(job)))
+                    running.add(asyncio.create_task(self._one_of_many(job)))
                 if not running:
                     return
                 ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -111,17 +135,26 @@ class Bench:
         finally:
             for task in running:
                 task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _one_of_many(self, job: Job) -> Job | Scrapped | Unfinished:
+        try:
+            return await self.personalise(job) or job
+        except (CardTorn, WrongChip, ReaderError) as error:
+            return Unfinished(job.chip, str(error))
 
     async def _write(
         self,
         job: Job,
+        script: str,
         progress: Progress,
         stage: Stage | None = None,
         steps: Sequence[StepReport] = (),
         reason: str = "",
     ) -> None:
-        await self._journal.write(
-            job.chip,
+        line = Line(
+            chip=job.chip,
+            script=script,
             profile=job.profile,
             reader=job.reader,
             operator=self._operator,
@@ -131,6 +164,37 @@ class Bench:
             stage=stage,
             steps=steps,
         )
+        await self._journal.write(line)
+
+
+async def _recognise(job: Job, script: str, entry: Entry | None) -> None:
+    """See that a new job has a blank before it, and a resumed one the chip that it began; raises WrongChip."""
+    if entry is not None and entry.script != script:
+        raise WrongChip(f"{job.chip} was begun with another order on {entry.begun_at:%Y-%m-%d}; repeat that order")
+    first = _first_application(job.steps)
+    if first is None or (entry is not None and Stage.STRUCTURE not in entry.done):
+        return
+    reply = (await job.channel.run([Select(first).apdu()])).last()
+    if entry is None and reply.ok:
+        raise WrongChip(f"the chip in the reader is no blank; nothing was changed, put a blank there for {job.chip}")
+    if entry is not None and not (reply.ok and _may_be(job, Select(first).read(reply).common)):
+        raise WrongChip(f"{job.chip} was begun on another chip; nothing was changed, put that one back")
+
+
+def _first_application(steps: Sequence[Step]) -> bytes | None:
+    for step in steps:
+        if isinstance(step.act, Plain) and isinstance(step.act.command, CreateDf):
+            return step.act.command.df_name
+    return None
+
+
+def _may_be(job: Job, common: bytes | None) -> bool:
+    """Whether the common data that a chip shows, which are zeros until they are written, are those of the job."""
+    try:
+        shown = CommonData.decode(common or b"")
+    except FormatError:
+        return True
+    return isinstance(job.identity, CardIdentity) and shown.card == job.identity.card
 
 
 class _StageRun:
@@ -150,7 +214,7 @@ class _StageRun:
         """Raises CardError at the first step that the card refuses, CardTorn when it falls silent."""
         for step in steps:
             if self._probing and step.probe is not None and await self._has_been_done(step):
-                self.reports.append(StepReport(step.id, 0x9000, already=True))
+                self.reports.append(StepReport(step.id, OK, already=True))
             else:
                 await self._do(step)
         await self._flush()
@@ -193,6 +257,9 @@ class _StageRun:
         assert isinstance(self._job.identity, CardIdentity)
         opening = InitUpdate(act.key_index, ISSUING_TERMINAL)
         opened = opening.read(await self._ask(opening.apdu()))
+        if self._probing and opened.overdraft_fen == act.limit_fen:
+            self.reports.append(StepReport(step.id, OK, already=True))
+            return
         date, time = encode_moment(self._clock())
         mac2 = await self._authority.set_overdraft(
             OverdraftRequest(

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from cardcore.apdu import ResponseApdu
 from cardcore.authority import ActAuthority, ActGrant, ActRequest, CardIdentity, LoadAuthority, LoadGrant, LoadRequest
-from cardcore.card_files import CommonData
+from cardcore.card_files import CommonData, LogRecord
 from cardcore.card_map import APPLICATIONS, KeyType, Sfi, act_application, key_id
 from cardcore.commands import (
     Command,
@@ -15,17 +15,21 @@ from cardcore.commands import (
     InternalAuthenticate,
     LoadInitialisation,
     ReadBinary,
+    ReadRecord,
     Select,
     VerifyPin,
 )
 from cardcore.commands.purse import TransactionType
 from cardcore.errors import CardError, FormatError, ReaderError
-from cardcore.purse import CounterSeen, Evidence, Finding, Outcome, Unknown, judge, resolve
+from cardcore.purse import Committed, CounterSeen, Evidence, Finding, Outcome, Refused, Unknown, judge, resolve
 from cardcore.record import Sector, Suite
 from cardcore.status import NOT_AVAILABLE
 from readers.pcsc.channel import Channel
 
 T = TypeVar("T")
+
+LOG_RECORDS = 10
+LOG_RECORD_BYTES = 23
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,9 @@ class Till:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A load as far as it came: what the card opened, what the desk granted, how it ended."""
+    """A load as far as it came: whose card, what it opened, what the desk granted, how it ended."""
 
+    identity: CardIdentity
     opened: LoadInitialisation
     grant: LoadGrant
     key_index: int
@@ -61,11 +66,17 @@ async def ask(channel: Channel, command: Command[T]) -> T:
     return command.read((await channel.run([command.apdu()])).last())
 
 
+async def common_data(channel: Channel, application: int) -> CommonData:
+    """Select an application and read whose card it is; raises CardError or FormatError when it is not one of ours."""
+    raw = (await ask(channel, Select(APPLICATIONS[application].aid))).common
+    if not raw:
+        raw = await ask(channel, ReadBinary(Sfi.COMMON, 30))
+    return CommonData.decode(raw)
+
+
 async def identify(channel: Channel, application: int, suite: Suite) -> CardIdentity:
-    """Select an application and read whose card it is; raises CardError when it is not one of ours."""
-    control = await ask(channel, Select(APPLICATIONS[application].aid))
-    raw = control.common or await ask(channel, ReadBinary(Sfi.COMMON, 30))
-    common = CommonData.decode(raw)
+    """Select an application and say whose keys it has; errors as of `common_data`."""
+    common = await common_data(channel, application)
     return CardIdentity(common.issuer, common.card, suite)
 
 
@@ -103,8 +114,8 @@ async def load(
     evidence = Evidence.of(TransactionType.LOAD, opened, amount_fen, till.terminal_number, grant.date, grant.time)
     outcome = judge(evidence, CreditLoad.name, await _credit(channel, grant))
     if isinstance(outcome, Unknown):
-        outcome = await recover_load(channel, evidence, purse, index, pin)
-    return Load(opened, grant, index, outcome)
+        outcome = await recover_load(channel, evidence, purse, index, pin, identity.card)
+    return Load(identity, opened, grant, index, outcome)
 
 
 async def _credit(channel: Channel, grant: LoadGrant) -> ResponseApdu | None:
@@ -116,15 +127,40 @@ async def _credit(channel: Channel, grant: LoadGrant) -> ResponseApdu | None:
     return None if replies.torn else replies.answers[-1]
 
 
-async def recover_load(channel: Channel, evidence: Evidence, purse: int, key_index: int, pin: str) -> Outcome:
-    """Ask the card that came back: its proof, else its counter. Unknown when the card is gone or cannot decide it."""
+async def recover_load(
+    channel: Channel, evidence: Evidence, purse: int, key_index: int, pin: str, card: bytes
+) -> Outcome:
+    """As `find_out`, but Unknown also when the card is gone, refuses, or is not the one."""
     try:
-        await channel.reset()
-        await ask(channel, Select(APPLICATIONS[purse].aid))
-        finding = await _proof(channel, evidence) or await _counter(channel, evidence, key_index, pin)
+        return await find_out(channel, evidence, purse, key_index, pin, card)
     except (CardError, FormatError, ReaderError):
         return Unknown(evidence)
-    return resolve(evidence, finding)
+
+
+async def find_out(channel: Channel, evidence: Evidence, purse: int, key_index: int, pin: str, card: bytes) -> Outcome:
+    """Ask `card` (its 10-byte serial) how a load ended: its proof, else its log, else its counter.
+
+    Unknown when none of them decides it. Raises CardError (also for another card, or a wrong PIN), CardTorn or
+    ReaderError: the load then stays as open as it was.
+    """
+    await channel.reset()
+    found = (await common_data(channel, purse)).card
+    if found != card:
+        raise CardError(f"this is card {found.hex()}, not {card.hex()}; put that card on the reader")
+    proof = await _proof(channel, evidence)
+    log = await read_log(channel)
+    if proof is not None and log and not _tells(log[0], evidence):
+        return Refused(evidence, f"counter {evidence.counter} went to another load of the card; this one never came")
+    if proof is None and any(_tells(record, evidence) for record in log):
+        return Committed(evidence)
+    return resolve(evidence, proof or await _counter(channel, evidence, key_index, pin))
+
+
+def _tells(record: LogRecord, evidence: Evidence) -> bool:
+    """Whether a log record is of this load; its counter is left out, for cards differ in which one they write."""
+    told = record.transaction_type, record.amount_fen, record.terminal_number, record.date, record.time
+    sent = evidence.transaction_type, evidence.amount_fen, evidence.terminal_number, evidence.date, evidence.time
+    return told == sent
 
 
 async def _proof(channel: Channel, evidence: Evidence) -> Finding | None:
@@ -137,6 +173,18 @@ async def _counter(channel: Channel, evidence: Evidence, key_index: int, pin: st
     await ask(channel, VerifyPin(pin))
     opened = await ask(channel, InitLoad(key_index, evidence.amount_fen, evidence.terminal_number))
     return CounterSeen(opened.counter, opened.raw_balance_fen)
+
+
+async def read_log(channel: Channel) -> tuple[LogRecord, ...]:
+    """The log of the selected application, the newest first; () where it has none. Raises CardTorn, ReaderError."""
+    reads = [ReadRecord(Sfi.LOG, number, LOG_RECORD_BYTES) for number in range(1, LOG_RECORDS + 1)]
+    replies = await channel.run([read.apdu() for read in reads])
+    if replies.torn:
+        replies.last()
+    try:
+        return tuple(LogRecord.decode(reply.data) for reply in replies.answers if reply.ok)
+    except FormatError:
+        return ()
 
 
 async def act(channel: Channel, authority: ActAuthority, request: ActRequest, pin: str) -> Act:

@@ -4,7 +4,6 @@ The only module that imports the PC/SC library, and only when it is used.
 """
 
 from collections.abc import Sequence
-from enum import IntFlag
 from functools import cache
 from types import ModuleType
 
@@ -12,19 +11,16 @@ from cardcore.errors import ReaderError, SetupError
 
 NO_SERVICE = frozenset({0x8010001D, 0x8010001E, 0x80100013, 0x80100003})
 REMOVED = frozenset({0x80100069, 0x80100016, 0x8010000C, 0x80100010})
+NO_READER = frozenset({0x80100009, 0x80100017})
 RESET = 0x80100068
 SHARING = 0x8010000B
 TIMEOUT = 0x8010000A
-CANCELLED = 0x80100002
+DENIED = 0x8010006A
 
 PNP = "\\\\?PnP?\\Notification"
-
-
-class CardState(IntFlag):
-    """Bits of a reader's state; the upper 16 bits count events."""
-
-    CHANGED = 0x0002
-    PRESENT = 0x0020
+# Bits of a reader's state, whose upper 16 bits count events. Plain numbers: inverting a flag would drop the counter.
+CHANGED = 0x0002
+PRESENT = 0x0020
 
 
 class PcscError(ReaderError):
@@ -40,6 +36,10 @@ def _meaning(code: int) -> str:
         return "the PC/SC service is not running; start pcscd, the reader comes back by itself"
     if code in REMOVED:
         return "no card answers in the reader; put the card (back) on it"
+    if code in NO_READER:
+        return "there is no such reader any more; plug it in again"
+    if code == DENIED:
+        return "this user may not use the PC/SC service; allow it in polkit's rules (org.debian.pcsc-lite.access_pcsc)"
     if code == SHARING:
         return "another program holds the card; close it (often gpg's scdaemon or a browser) and try again"
     if code == RESET:
@@ -137,7 +137,7 @@ def transmit(handle: int, protocol: int, apdu: bytes) -> bytes:
 
 
 def status_change(context: int, timeout_ms: int, known: Sequence[tuple[str, int]]) -> list[tuple[str, int, bytes]]:
-    """Wait for a reader's state to differ from what is known; raises PcscError with TIMEOUT or CANCELLED in `code`."""
+    """Wait for a reader's state to differ from what is known; raises PcscError, `code` TIMEOUT when none does."""
     code, states = load().SCardGetStatusChange(context, timeout_ms, list(known))
     _check(code, "waiting for a card")
     return [(name, int(state), bytes(atr)) for name, state, atr in states]

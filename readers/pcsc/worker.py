@@ -2,127 +2,93 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from functools import partial
+from typing import TypeVar
 
-from cardcore.apdu import CommandApdu, ResponseApdu
-from readers.pcsc import scard
+from cardcore.apdu import CommandApdu
 from readers.pcsc.channel import DEADLINE_S, ReaderQuarantined, Replies
+from readers.pcsc.connection import Connection
+from readers.pcsc.lane import Lane
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
-PROTOCOL_T0 = 1
-MOST_PARTS = 256
+PATIENCE_S = 2.0
 
 
 class ReaderChannel:
     """Channel to the card in one PC/SC reader.
 
-    A script that outlives its deadline wedges the thread, because nothing ends a running transmit; the reader is then
-    quarantined, and `reset` opens it anew with a new thread and context.
+    Nothing ends a running transmit but the card's leaving or the service's death. A hop that outlives its deadline puts
+    the reader into quarantine; `reset` takes it out again once the hop has ended, and needs no other thread for that.
     """
 
     def __init__(self, reader: str) -> None:
         self.reader = reader
         self._lock = asyncio.Lock()
-        self._open_anew()
-
-    def _open_anew(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"reader {self.reader}")
-        self._context: int | None = None
-        self._handle: int | None = None
-        self._protocol = PROTOCOL_T0
-        self._quarantined = False
+        self._lane = Lane(f"reader {reader}")
+        self._connection = Connection(reader)
+        self._hanging: asyncio.Future[object] | None = None
+        self._closed = False
 
     async def reset(self) -> bytes:
-        """Power the card anew; also the way out of quarantine and of a PC/SC service that died. Raises PcscError."""
+        """Power the card anew; also the way out of quarantine and of a PC/SC service that died.
+
+        Raises PcscError, or ReaderQuarantined while the old command still hangs.
+        """
         async with self._lock:
-            if self._quarantined:
-                self._thread.shutdown(wait=False)
-                self._open_anew()
-            return await self._hop(DEADLINE_S, self._power_on)
+            if self._hanging is not None:
+                await asyncio.wait([self._hanging], timeout=PATIENCE_S)
+                if not self._hanging.done():
+                    raise ReaderQuarantined(f"{self.reader} still hangs; take the card away, then reset the reader")
+                self._hanging = None
+            return await self._hop(DEADLINE_S, self._connection.power_on)
 
     async def run(self, commands: Sequence[CommandApdu], deadline_s: float = DEADLINE_S) -> Replies:
-        """Run a script; raises ReaderQuarantined at the deadline. A cancelled caller waits for the script to end."""
+        """Run a script; raises PcscError, or ReaderQuarantined at the deadline: no command is sent after it.
+
+        A cancelled call returns when its script has ended, or hangs, so that the next one gets its own answers.
+        """
         async with self._lock:
-            if self._quarantined:
-                raise ReaderQuarantined(f"{self.reader} hangs; take the card away, then reset the reader")
-            return await self._hop(deadline_s, self._script, tuple(commands))
+            if self._hanging is not None:
+                raise ReaderQuarantined(f"{self.reader} is quarantined; take the card away, then reset the reader")
+            return await self._hop(deadline_s, partial(self._connection.script, tuple(commands)))
 
     async def aclose(self) -> None:
-        """Power the card down and end the thread, even if the reader fails; a wedged thread is left behind."""
-        async with self._lock:
-            if not self._quarantined:
-                await self._hop(DEADLINE_S, self._close)
-            self._thread.shutdown(wait=False)
+        """Power the card down and end the thread, also after a failure; one that hangs does so when its card leaves.
 
-    async def _hop(self, deadline_s: float, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        future = asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(*args, **kwargs))
+        Safe to call twice.
+        """
+        async with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            closing = self._lane.submit(self._connection.close)
+            self._lane.stop()
+            if self._hanging is None:
+                await asyncio.wait([asyncio.wrap_future(closing)], timeout=DEADLINE_S)
+
+    async def _hop(self, deadline_s: float, call: Callable[[], T]) -> T:
+        future = asyncio.wrap_future(self._lane.submit(call))
         try:
-            return await asyncio.wait_for(asyncio.shield(future), deadline_s)
-        except TimeoutError as error:
-            self._quarantined = True
+            await asyncio.wait([future], timeout=deadline_s)
+        except asyncio.CancelledError:
+            try:
+                await asyncio.wait([future], timeout=deadline_s)
+            finally:
+                self._leave(future)
+            raise
+        if not future.done():
+            self._leave(future)
             raise ReaderQuarantined(
                 f"{self.reader} did not answer within {deadline_s:g} s: the outcome of the last command is unknown; "
                 "take the card away, then reset the reader"
-            ) from error
-        except asyncio.CancelledError:
-            await asyncio.wait([future], timeout=deadline_s)
-            self._quarantined = not future.done()
-            raise
+            )
+        return future.result()
 
-    def _power_on(self) -> bytes:
-        try:
-            if self._handle is None:
-                self._connect()
-            else:
-                self._protocol = scard.reconnect(self._handle)
-        except scard.PcscError:
-            self._close()
-            self._connect()
-        assert self._handle is not None
-        return scard.attribute_atr(self._handle)
-
-    def _connect(self) -> None:
-        if self._context is None:
-            self._context = scard.establish()
-        self._handle, self._protocol = scard.connect(self._context, self.reader)
-
-    def _close(self) -> None:
-        if self._handle is not None:
-            scard.disconnect(self._handle)
-        if self._context is not None:
-            scard.release(self._context)
-        self._handle = self._context = None
-
-    def _script(self, commands: tuple[CommandApdu, ...]) -> Replies:
-        if self._handle is None:
-            self._connect()
-        answers: list[ResponseApdu] = []
-        for command in commands:
-            raw = self._exchange(command)
-            if len(raw) < 2:
-                self._close()
-                return Replies(tuple(answers), torn=True)
-            answers.append(ResponseApdu.decode(raw))
-            if not answers[-1].ok:
-                break
-        return Replies(tuple(answers))
-
-    def _exchange(self, command: CommandApdu) -> bytes:
-        """One command; T=0 answers its data by GET RESPONSE (61xx), and names the right Le (6Cxx)."""
-        assert self._handle is not None
-        raw = command.encode()
-        if self._protocol == PROTOCOL_T0 and command.data and command.le is not None:
-            raw = raw[:-1]
-        answer = scard.transmit(self._handle, self._protocol, raw)
-        if len(answer) == 2 and answer[0] == 0x6C:
-            answer = scard.transmit(self._handle, self._protocol, raw[:4] + answer[1:])
-        collected = b""
-        for _ in range(MOST_PARTS):
-            if len(answer) < 2 or answer[-2] != 0x61:
-                break
-            collected += answer[:-2]
-            answer = scard.transmit(self._handle, self._protocol, bytes((0x00, 0xC0, 0x00, 0x00, answer[-1])))
-        return collected + answer if len(answer) >= 2 else answer
+    def _leave(self, future: asyncio.Future[T]) -> None:
+        """Nobody waits for this hop any more; unless it has ended, the reader hangs."""
+        # An error that nobody asks for is not lost in a log of asyncio's.
+        future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        if not future.done():
+            self._connection.abandoned = True
+            self._hanging = future  # type: ignore[assignment]  # a future of T is only asked whether it is done

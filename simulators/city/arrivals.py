@@ -91,7 +91,7 @@ def deliver(
         if batch.device.twin:
             # The other box has used this number for other bytes: the twin renumbers.
             days[arrival].append(Delivery(batch, batch.n, Expected(409, "batch-conflict"), phase))
-            days[arrival].append(Delivery(batch, batch.n + RENUMBERED, answer, phase + 1))
+            days[arrival].append(Delivery(batch, batch.n + 2 * RENUMBERED, answer, phase + 1))
             continue
         days[arrival].append(Delivery(batch, batch.n, answer, phase))
         if batch.device.media == BATCH_BINARY and not batch.route.alone and batch.sents[0].kind is not Kind.ACT:

@@ -10,7 +10,7 @@ from datetime import date, datetime
 
 from simulators.city.arrivals import sealed
 from simulators.city.facts import Declared, Sent, Tap, business_date
-from simulators.city.money import Books, fees
+from simulators.city.money import Books, fees, subsidised
 from simulators.city.records import Kind, bcd_instant
 
 OFFLINE = (Kind.DEBIT, Kind.ENTRY, Kind.EXIT)
@@ -78,7 +78,7 @@ class Closer:
             for sent in members:
                 sent.final = "disputed"
         findings = [*_record_findings(known), *_fork_findings(forks), *_missing_exits(known, day), *_terminals(known)]
-        findings += self._torn(known)
+        findings += [*_concessions(known), *self._torn(known)]
         findings += self._gaps(day, known, forks)
         findings += self._totals(day, known)
         self.books.forks(day, forks)
@@ -248,6 +248,14 @@ def _terminals(known: Sequence[Sent]) -> Iterator[Finding]:
                 yield Finding("sequence-gap", f"{terminal}/1/{expected}-{sequence - 1}", 0)
             expected = sequence + 1
     yield from (Finding("batch-conflict", f"{terminal}/1", 0) for terminal in twins)
+
+
+def _concessions(known: Sequence[Sent]) -> Iterator[Finding]:
+    """Rides at a concession that the registry does not grant; what they would cost the treasury."""
+    for sent in known:
+        tap = sent.tap
+        if subsidised(sent) and tap.card.ended:
+            yield Finding("concession", sent.subject, tap.full_fare_fen - tap.amount_fen)
 
 
 def _load_subject(load: Tap) -> str:

@@ -130,8 +130,9 @@ class OrdinaryDay:
         return tap
 
     def _evening(self) -> datetime:
-        """An instant after the last ordinary tap, so that an online act stands minutes from any tap of its card."""
-        return local(self._day, 22 * 60 + 45 + self._rng.random() * 60)
+        """An instant after the last ordinary tap, so that an online act stands minutes from any tap of its card; some
+        are after midnight, which is the same business date."""
+        return local(self._day, 22 * 60 + 45 + self._rng.random() * 150)
 
     def _act(self, card: PlannedCard, device: Device) -> Tap:
         rng = self._rng

@@ -30,6 +30,7 @@ class PlannedCard:
     profile: str
     suite: str
     card_class: int
+    ended: bool = False
     fault: str | None = None
     live_from: datetime | None = None
     quiet_from: datetime | None = None
@@ -41,6 +42,11 @@ class PlannedCard:
     @property
     def own(self) -> bool:
         return self.issuer == OWN
+
+    @property
+    def entitled_class(self) -> int:
+        """The class of the registry: ordinary once the concession that the card still names has ended."""
+        return 1 if self.ended else self.card_class
 
     @property
     def purses(self) -> tuple[int, ...]:

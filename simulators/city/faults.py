@@ -33,7 +33,7 @@ def run_length(scale: int) -> int:
 
 def cards_needed(scale: int) -> int:
     """Own cards that `Mishaps.inject` takes, with room for the altered claims."""
-    return 18 * scale + 6 + 2 * (run_length(scale) + 1) + -(-len(CLAIMS) // 5)
+    return 18 * scale + 7 + 2 * (run_length(scale) + 1) + -(-len(CLAIMS) // 5)
 
 
 class Mishaps:
@@ -61,6 +61,7 @@ class Mishaps:
         # Scripts that need a card of some class come first.
         self.late_batch(run_length(scale))
         self.replaced(two)
+        self.concession_ended(one)
         for nth in range(scale):
             self.overdraft_ride((one, two)[nth % 2])
         self.clone(one, genuine_first=True)
@@ -154,9 +155,9 @@ class Mishaps:
         places = [till, self._other(till)] if genuine_first else [self._other(till), till]
         self.copies.append(Copying(self._at(day, 1), card))
         genuine = self._flat(card, places[0], day, 2 if genuine_first else 4, 200)
-        # The same amount on both sides: the float falls once, and agrees with the genuine card's memory whoever is
-        # counted.
-        copied = flat(card, places[1], self._at(day, 4 if genuine_first else 2), 200)
+        # The float falls by the first of the two. Where that is the genuine one, the copy may pay another amount; where
+        # it is the copy, the same amount makes the float agree with the genuine card's memory.
+        copied = flat(card, places[1], self._at(day, 4 if genuine_first else 2), 260 if genuine_first else 200)
         copied.manner, copied.twin = Manner.ON_CLONE, genuine
         self.taps.append(copied)
         late = copied if genuine_first else genuine
@@ -273,6 +274,13 @@ class Mishaps:
         again = entry(card, gates[-1], self._at(day, 5))
         self.taps += [open_trip, again, leave(again, gates[0], self._at(day, 8))]
         self._fault("missing-exit", open_trip.sents[0], "missing-exit")
+
+    def concession_ended(self, day: date) -> None:
+        """The card still names a concession that the registry has ended: all its rides of both dates are cases."""
+        card = self._take("concession-ended", lambda c: c.card_class != 1)
+        card.ended = True
+        ride = self._flat(card, self._rng.choice(self._buses), day, 2)
+        self._fault("concession-ended", ride.sents[0], "concession")
 
     def overdraft_ride(self, day: date) -> None:
         """The last ride takes the purse below zero, and a load brings it back."""

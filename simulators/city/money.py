@@ -68,14 +68,7 @@ class Books:
         """The difference between full and charged fare, of what is accepted and sealed now."""
         for sent in known:
             tap = sent.tap
-            due = 0
-            if (
-                tap.device.sector == "transit"
-                and sent.final == "accepted"
-                and sealed(sent)
-                and sent.kind in (Kind.DEBIT, Kind.EXIT)
-            ):
-                due = tap.full_fare_fen - tap.amount_fen
+            due = tap.full_fare_fen - tap.amount_fen if subsidised(sent) and not tap.card.ended else 0
             if due != self._subsidised.get(sent, 0):
                 change = due - self._subsidised.get(sent, 0)
                 self.post(day, "subsidy@1", "transit", "subsidy", f"subsidy_payable:{tap.device.operator}", change)
@@ -105,6 +98,12 @@ class Books:
                 day, "gap@1", "purse", f"float:{purse}", f"unsettled:{purse}", fen - self._gaps.get(subject, (0, 0))[1]
             )
         self._gaps = dict(gaps)
+
+
+def subsidised(sent: Sent) -> bool:
+    """Whether the record is a ride whose claims count: transit, accepted and sealed."""
+    ride = sent.tap.device.sector == "transit" and sent.kind in (Kind.DEBIT, Kind.EXIT)
+    return ride and sent.final == "accepted" and sealed(sent)
 
 
 def fees(books: Books, day: date) -> None:

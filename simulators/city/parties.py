@@ -20,7 +20,8 @@ PARTIES = {
 }  # fmt: skip
 BUS, METRO, SMALLPAY, UTILITY = (101, 102, 103, 104), (111, 112), (201, 202), (301, 302)
 FLAT_FEN = {11: 200, 12: 100, 21: 200, 22: 150, 31: 200, 32: 300, 41: 200, 42: 250}
-METRO_FARE = {1: (200, 50, 900), 2: (300, 60, 800)}
+METRO_FARE = {1: (200, 50, 900), 2: (300, 55, 800)}
+"""Base, step and most of each line, fen; the odd step leaves half a fen to round where a class pays half."""
 CONCESSION = {1: 100, 2: 50, 3: 0}
 FEE_BPS = {"*": 30, "201": 55}
 PROFILES = ("shared-purse", "purse-per-sector")
@@ -150,7 +151,7 @@ def registry(dates: Sequence[date], devices: Iterable[Device], cards: Iterable[P
                 "issuer": c.issuer,
                 "profile": c.profile,
                 "suite": c.suite,
-                "class": c.card_class,
+                "class": c.entitled_class,
                 "generation": 0,
             }
             for c in cards

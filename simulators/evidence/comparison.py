@@ -2,9 +2,10 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,16 @@ def compare_answer(
     if isinstance(said, list):
         told = sorted((row["seq"], row["code"]) for row in said)
         comparison.equal(f"{where} quarantined", told, sorted(quarantined))
+
+
+def compare_acknowledged(upload: Upload, received: Set[int], comparison: Comparison) -> None:
+    """A terminal may erase what was acknowledged, so nothing below it may be missing: `received` are all sequences of
+    its epoch that ever came, since uploads side by side may be answered in another order than they were stored."""
+    said = upload.answer.get("ack_seq")
+    if isinstance(said, int):
+        came = next(sequence for sequence in count(1) if sequence not in received) - 1
+        where = f"answer to {upload.terminal}/{upload.n} (order {upload.order})"
+        comparison.equal(f"{where} ack_seq, of what came", said, min(said, came))
 
 
 def compare_report(directory: Path, books: Books, books_digest: str, days: list[date], comparison: Comparison) -> None:

@@ -26,6 +26,7 @@ class Upload:
     status: int
     records: tuple[bytes, ...]
     answer: dict[str, object] = field(default_factory=dict)
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,12 @@ def batch_records(body: bytes, media: str) -> tuple[bytes, ...]:
     return tuple(body[at : at + SIZE] for at in range(_HEADER.size, len(body), SIZE))
 
 
+def batch_epoch(body: bytes, media: str) -> int:
+    """The epoch that a batch counts its sequences in."""
+    epoch: int = json.loads(body).get("epoch", 0) if media.startswith(JSON) else _HEADER.unpack_from(body)[2]
+    return epoch
+
+
 def _uploads(directory: Path) -> list[Happening]:
     found: list[Happening] = []
     for line in json_lines(directory / "uploads" / "index.jsonl"):
@@ -134,15 +141,18 @@ def _uploads(directory: Path) -> list[Happening]:
             found.append(Close(order, at, date.fromisoformat(line["close"])))
         elif line["status"] in (200, 409):
             records: tuple[bytes, ...] = ()
+            epoch = 0
             if line["status"] == 200:
                 body = (directory / "uploads" / Path(line["file"]).name).read_bytes()
                 media = line.get("media") or (BINARY if body[:4] == b"OCB1" else JSON)
                 try:
-                    records = batch_records(body, media)
+                    records, epoch = batch_records(body, media), batch_epoch(body, media)
                 except (ValueError, KeyError, OverflowError) as error:
                     raise ValueError(f"uploads/{line['file']} was answered 200 but is no batch: {error}") from error
             answer = line["body"] if isinstance(line.get("body"), dict) else {}
-            found.append(Upload(order, at, int(line["terminal"]), int(line["n"]), line["status"], records, answer))
+            found.append(
+                Upload(order, at, int(line["terminal"]), int(line["n"]), line["status"], records, answer, epoch)
+            )
     return found
 
 
