@@ -85,6 +85,7 @@ class _Counter:
         profile: str = "shared-purse",
         suite: Literal["3des", "sm4"] = "sm4",
         concession: Annotated[Concession, Parameter(name="--class")] = Concession.ORDINARY,
+        url: Annotated[str | None, Parameter(help="address of the desk, which registers the card first")] = None,
         operator: Annotated[str | None, Parameter(help="who issues; without it the user of this machine")] = None,
         reader: ReaderName = None,
     ) -> int:
@@ -114,6 +115,9 @@ class _Counter:
                     expires=_years_later(starts),
                 )
                 script = steps(load_profile(profile), order)
+                if url is not None:
+                    async with self._front.desk(url) as desk:
+                        await desk.register(order, profile, suite)
                 async with _opened(reader) as channel, self._front.personalisation(state) as authority:
                     bench = Bench(authority, journal, operator or getpass.getuser(), self._front.now)
                     job = Job(order.identity, profile, script, channel, channel.reader)

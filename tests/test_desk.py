@@ -30,6 +30,7 @@ from tests.intake_side import (
 )  # fmt: skip
 
 LOADS, ACTS, REPORTS, REPLACEMENTS = (f"/v1/desk/{name}" for name in ("loads", "acts", "reports", "replacements"))
+CARDS_CALL = "/v1/desk/cards"
 OWN_CODE = bytes.fromhex("02317910")
 
 
@@ -95,6 +96,45 @@ async def test_a_purse_beyond_transport_needs_a_licence(database: str, tmp_path:
     async with house(database, tmp_path, policies=narrow) as opened:
         status, answer = await opened.post(LOADS, **load_request(CARDS[0]))
         assert (status, answer["code"]) == (422, "licence")
+
+
+async def test_a_card_is_registered_before_it_is_made(open_house: House) -> None:
+    row = {
+        "card": STRANGER,
+        "issuer": "02317910",
+        "profile": "shared-purse",
+        "suite": "sm4",
+        "class": 2,
+        "generation": 0,
+    }
+    for _ in range(2):
+        assert await open_house.post(CARDS_CALL, **row) == (201, {"card": STRANGER})
+    stored = await open_house.pool.fetchrow("SELECT suite, class FROM card WHERE card = $1", bytes.fromhex(STRANGER))
+    assert tuple(stored) == (4, 2)
+    for change, code in (
+        ({"class": 1}, "card-exists"),
+        ({"issuer": "02317950"}, "unknown-card"),
+        ({"profile": "another"}, "unknown-card"),
+    ):
+        status, refusal = await open_house.post(CARDS_CALL, **(row | change))
+        assert (status, refusal["code"]) == (422, code)
+    assert (await open_house.post(LOADS, **load_request(STRANGER)))[0] == 201
+
+
+async def test_a_card_beyond_transport_is_not_issued_without_a_licence(database: str, tmp_path: Path) -> None:
+    narrow = [row for row in registry_document()["policies"] if row["name"] != "licence"]
+    row = {
+        "card": STRANGER,
+        "issuer": "02317910",
+        "profile": "shared-purse",
+        "suite": "sm4",
+        "class": 1,
+        "generation": 0,
+    }
+    async with house(database, tmp_path, policies=narrow) as opened:
+        status, refusal = await opened.post(CARDS_CALL, **row)
+        assert (status, refusal["code"]) == (422, "licence")
+        assert await opened.pool.fetchval("SELECT count(*) FROM card WHERE card = $1", bytes.fromhex(STRANGER)) == 0
 
 
 async def test_an_act_from_opening_to_posting(open_house: House) -> None:

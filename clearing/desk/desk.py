@@ -10,11 +10,13 @@ from cardcore.bcd import encode_moment
 from cardcore.errors import RefusedError
 from cardcore.record import Kind, Sector, TapRecord
 from clearing.clock import Clock
-from clearing.desk.loads import Loads
+from clearing.desk.loads import Loads, check_licence
+from clearing.desk.purse import PURSES, purse_terms
 from clearing.ledger.postings import PAYER_CLASS
-from clearing.registry.document import DenylistDelay
+from clearing.registry.document import CardRow, DenylistDelay
 from clearing.registry.snapshot import Registry, RegistryFeed
 from clearing.store import desk as rows
+from clearing.store.registry import upsert
 from clearing.store.transaction import transaction
 from clearing.store.types import Connection, Pool
 from keys.proof import act_digest
@@ -96,6 +98,26 @@ class Desk:
                 },
             )
         return ActGrant(act_id, challenge, date, time, digest)
+
+    async def register(self, row: CardRow) -> None:
+        """Take a card into the registry before it is made (rule 7). The same row again changes nothing.
+
+        Raises RefusedError `licence`, `unknown-card` (an issuer or a profile that is not ours) and `card-exists` (the
+        serial is another card's). Cancelled, the card may have been registered.
+        """
+        values = row.model_dump(by_alias=True)
+        async with transaction(self._pool) as connection:
+            registry = await self._feed.current(connection)
+            purses = {purse: terms for purse in PURSES if (terms := purse_terms(row.profile, row.suite, purse))}
+            if not registry.own.get(row.issuer) or not purses:
+                raise RefusedError("unknown-card", "The issuer or the profile is not one of ours. Nothing was done.")
+            for purse, terms in purses.items():
+                check_licence(registry, purse, terms, registry.business_date(self._clock.now()))
+            known = await rows.card_row(connection, row.card)
+            if known is None:
+                await upsert(connection, "card", [values])
+            elif any(known[name] != value for name, value in values.items() if name != "card"):
+                raise RefusedError("card-exists", "Another card has this serial. Nothing was done. Take the next one.")
 
     async def report(self, card: bytes, reason: str, reported: datetime) -> Listed:
         """Denylist a card; when the entry is effective and published says the `denylist` policy (at once without one).

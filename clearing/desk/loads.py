@@ -60,21 +60,22 @@ class Loads:
         if row["frozen"]:
             raise RefusedError("frozen-card", "The card is reported, frozen or replaced. Nothing was loaded. Keep it.")
         terms = purse_terms(row["profile"], Suite(row["suite"]), request.purse) or PurseTerms(frozenset(), 0)
-        _check_licence(registry, request, terms, day)
+        check_licence(registry, request.purse, terms, day)
         if request.channel == TRANSFER:
             await _check_transfer(connection, request, load_id)
         _check_limit(registry, request, terms, day)
 
 
-def _check_licence(registry: Registry, request: LoadRequest, terms: PurseTerms, day: date) -> None:
+def check_licence(registry: Registry, purse: int, terms: PurseTerms, day: date) -> None:
+    """Raises RefusedError `licence` for a purse that pays beyond transport without a licence and reserve (rule 7)."""
     if not terms.beyond_transport:
         return
-    licence = registry.value(Licence, str(request.purse), day)
+    licence = registry.value(Licence, str(purse), day)
     if licence is None or not terms.sectors <= set(licence.sectors):
         raise RefusedError(
             "licence",
-            f"Purse {request.purse} pays in {', '.join(sorted(terms.sectors)) or 'sectors that nobody declared'}, "
-            "and no licence policy covers that. Nothing was loaded. Take a `licence` policy with a reserve bank into "
+            f"Purse {purse} pays in {', '.join(sorted(terms.sectors)) or 'sectors that nobody declared'}, "
+            "and no licence policy covers that. Nothing was done. Take a `licence` policy with a reserve bank into "
             "the registry.",
         )
 

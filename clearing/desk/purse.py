@@ -7,6 +7,7 @@ from cardcore.errors import ProfileError
 from cardcore.profile import load_profile
 from cardcore.record import Sector, Suite
 
+PURSES = (1, 3, 4)
 PURSE_SECTORS = (Sector.TRANSIT, Sector.SMALLPAY, Sector.UTILITY)
 
 

@@ -15,7 +15,7 @@ from clearing.clock import Clock
 from clearing.desk.desk import ACT_LIFE, Desk
 from clearing.desk.loads import TRANSFER
 from clearing.problem import Problem, Retry
-from clearing.registry.document import CardSerial, IssuerCode, SectorName, hex_bytes, parse_document
+from clearing.registry.document import CardRow, CardSerial, IssuerCode, SectorName, hex_bytes, parse_document
 from clearing.registry.snapshot import Registry
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -147,6 +147,11 @@ class _Routes:
         answer = {name: getattr(grant, name).hex() for name in names}
         return web.json_response(answer | {"expires_at": (opened + ACT_LIFE).isoformat()}, status=201)
 
+    async def cards(self, request: web.Request) -> web.Response:
+        row = await _read(request, CardRow)
+        await self.desk.register(row)
+        return web.json_response({"card": row.card.hex()}, status=201)
+
     async def reports(self, request: web.Request) -> web.Response:
         body = await _read(request, ReportBody)
         listed = await self.desk.report(body.card, body.reason, body.reported_at.astimezone(UTC))
@@ -163,9 +168,10 @@ class _Routes:
 
 
 def desk_routes(desk: Desk, clock: Clock) -> list[web.RouteDef]:
-    """The four calls of the desk."""
+    """The calls of the desk."""
     routes = _Routes(desk, clock)
     calls: dict[str, Callable[[web.Request], Awaitable[web.Response]]] = {
+        "cards": routes.cards,
         "loads": routes.loads,
         "acts": routes.acts,
         "reports": routes.reports,

@@ -9,6 +9,7 @@ import aiohttp
 
 from cardcore.authority import ActGrant, ActRequest, LoadGrant, LoadRequest
 from cardcore.errors import OnecardError, RefusedError
+from cardcore.order import CardOrder
 from cardcore.record import Sector
 
 Document = Mapping[str, object]
@@ -34,6 +35,18 @@ class Desk:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._session.close()
+
+    async def register(self, order: CardOrder, profile: str, suite: str) -> None:
+        """Take a card into the registry before it is made; raises RefusedError, and the same card again is fine."""
+        row = {
+            "card": order.card.hex(),
+            "issuer": order.issuer.hex(),
+            "profile": profile,
+            "suite": suite,
+            "class": int(order.concession),
+            "generation": 0,
+        }
+        await self.ask("cards", row)
 
     async def authorise_load(self, request: LoadRequest) -> LoadGrant:
         answer = await self.ask(
