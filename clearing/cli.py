@@ -18,8 +18,9 @@ from clearing.registry import declare as declare_totals
 from clearing.registry import parse_declared, parse_registry, take
 from clearing.service import ServiceSettings
 from clearing.service import serve as run_service
-from clearing.settings import Settings
-from clearing.store.connect import connect_pool
+from clearing.service.logging import log_as_json
+from clearing.settings import Settings, settings_with
+from clearing.store.connect import connect_pool, losses_told
 from clearing.store.launcher import launch
 from clearing.store.migrate import migrate
 from clearing.store.types import Pool
@@ -48,6 +49,7 @@ def serve(
         A file that holds the instant of now, instead of the machine's clock.
     """
     settings = settings_with(state=state, dsn=dsn, port=port, clock=clock)
+    log_as_json()
     asyncio.run(_serve(settings))
 
 
@@ -93,11 +95,6 @@ def retake(*, state: Path | None = None, dsn: str | None = None, clock: Path | N
     asyncio.run(act())
 
 
-def settings_with(**given: Path | str | int | None) -> Settings:
-    """The environment's settings with the options that were given."""
-    return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # pydantic checks them
-
-
 def clock_of(settings: Settings) -> Clock:
     """The clock file of the settings, else the machine's clock."""
     return FileClock(settings.clock) if settings.clock else SystemClock()
@@ -109,8 +106,9 @@ async def open_pool(settings: Settings, size: int = 2) -> AsyncIterator[Pool]:
     dsn = settings.dsn or (await asyncio.to_thread(launch, settings.state)).dsn
     pool = await connect_pool(dsn, size=size)
     try:
-        await migrate(pool)
-        yield pool
+        with losses_told():
+            await migrate(pool)
+            yield pool
     finally:
         await pool.close()
 

@@ -21,9 +21,9 @@ from clearing.close.command import close as close_date
 from clearing.explain import explain as explain_reference
 from clearing.ledger.export import export
 from clearing.municipal.importer import ImportReport, import_taps
-from clearing.settings import Settings
+from clearing.settings import settings_with
 from clearing.store import books as rows
-from clearing.store.connect import connect_pool
+from clearing.store.connect import connect_pool, losses_told
 from clearing.store.launcher import launch
 from clearing.store.migrate import migrate
 from clearing.store.types import Pool, StoredRow
@@ -201,20 +201,21 @@ def _import_told(report: ImportReport) -> list[str | Table]:
 
 
 def _clock(file: Path | None) -> Clock:
-    chosen = file or Settings().clock
+    chosen = file or settings_with().clock
     return FileClock(chosen) if chosen else SystemClock()
 
 
 def _ask(state: Path | None, dsn: str | None, act: Callable[[Pool], Awaitable[Result]]) -> Result:
     """Run one act on the database of the options or of the environment."""
-    settings = Settings()
+    settings = settings_with()
 
     async def run() -> Result:
         found = dsn or settings.dsn or (await asyncio.to_thread(launch, state or settings.state)).dsn
         pool = await connect_pool(found, size=2)
         try:
-            await migrate(pool)
-            return await act(pool)
+            with losses_told():
+                await migrate(pool)
+                return await act(pool)
         finally:
             await pool.close()
 

@@ -2,8 +2,12 @@
 directory."""
 
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from cardcore.errors import SetupError
 
 
 class Settings(BaseSettings):
@@ -14,9 +18,21 @@ class Settings(BaseSettings):
     state: Path = Path("onecard-state")
     dsn: str | None = None
     host: str = "127.0.0.1"
-    port: int = 8478
+    port: Annotated[int, Field(ge=0, le=65535)] = 8478
     clock: Path | None = None
 
     @property
     def keys(self) -> Path:
         return self.state / "keys"
+
+
+def settings_with(**given: Path | str | int | None) -> Settings:
+    """The environment's settings with the options that were given. Raises SetupError, naming what cannot be used."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # pydantic checks them
+    except ValidationError as error:
+        wrong = "; ".join(f"{one['loc'][0]}: {one['msg']}" for one in error.errors())
+        raise SetupError(
+            f"The settings cannot be used: {wrong}. Nothing was started. Correct the option, or the environment "
+            "variable ONECARD_… of that name."
+        ) from error

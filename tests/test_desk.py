@@ -1,6 +1,7 @@
 """The desk over HTTP, with cards whose MACs come from the simulators' ciphers; and the records that finish loads and
 acts."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -96,6 +97,29 @@ async def test_a_purse_beyond_transport_needs_a_licence(database: str, tmp_path:
     async with house(database, tmp_path, policies=narrow) as opened:
         status, answer = await opened.post(LOADS, **load_request(CARDS[0]))
         assert (status, answer["code"]) == (422, "licence")
+
+
+async def test_the_same_load_asked_twice_at_once_is_one_authorised_order(open_house: House) -> None:
+    request = load_request(CARDS[0])
+    answers = await asyncio.gather(*(open_house.post(LOADS, **request) for _ in range(6)))
+    granted = [grant for status, grant in answers if status == 201]
+    assert granted and all(grant == granted[0] for grant in granted)
+    assert await open_house.pool.fetchval("SELECT array_agg(state) FROM load_order") == ["authorised"]
+    assert (await open_house.upload(1, [load_record(request, granted[0], 1)]))["accepted"] == 1
+
+
+async def test_a_load_is_booked_whatever_became_of_the_card_since(open_house: House) -> None:
+    request = load_request(CARDS[0])
+    _, grant = await open_house.post(LOADS, **request)
+    now = open_house.clock.now().isoformat()
+    assert (await open_house.post(REPORTS, card=CARDS[0], reason="lost", reported_at=now))[0] == 201
+    assert (await open_house.upload(1, [load_record(request, grant, 1)]))["accepted"] == 1
+    assert await open_house.accounts() == {f"purse/cash:{BANK}": 5000, "purse/float:1": -5000}
+
+
+async def test_an_act_is_opened_by_a_terminal_of_its_sector(open_house: House) -> None:
+    status, refusal = await open_house.post(ACTS, **(act_request(CARDS[0]) | {"sector": "social"}))
+    assert (status, refusal["code"]) == (400, "bad-schema")
 
 
 async def test_a_card_is_registered_before_it_is_made(open_house: House) -> None:
@@ -197,12 +221,14 @@ async def test_reports_are_versions_of_the_denylist(open_house: House) -> None:
     body = {"card": CARDS[0], "reason": "lost", "reported_at": "2026-03-02T11:00:00+08:00"}
     first = await open_house.post(REPORTS, **body)
     assert first == (201, {
-        "list_version": 1, "effective_at": "2026-03-02T03:00:00+00:00", "published_at": "2026-03-02T04:00:00+00:00",
+        "list_version": 1, "effective_at": "2026-03-02T04:00:00+00:00", "published_at": "2026-03-02T05:00:00+00:00",
     })  # fmt: skip
     assert await open_house.post(REPORTS, **body) == first
     assert (await open_house.post(REPORTS, **(body | {"card": CARDS[1]})))[1]["list_version"] == 2
     assert (await open_house.post(REPORTS, **(body | {"card": STRANGER})))[1]["code"] == "unknown-card"
     assert (await open_house.post(REPORTS, **(body | {"reported_at": "yesterday"})))[1]["code"] == "bad-schema"
+    tomorrow = body | {"reported_at": "2026-03-03T11:00:00+08:00"}
+    assert (await open_house.post(REPORTS, **tomorrow))[1]["code"] == "over-limit"
 
 
 async def test_a_replacement_carries_what_the_books_say(open_house: House) -> None:

@@ -47,9 +47,12 @@ async def open_house(database: str, tmp_path: Path) -> AsyncIterator[House]:
 
 
 async def report(house_: House, card: str) -> None:
-    status, _ = await house_.post(
-        "/v1/desk/reports", card=card, reason="lost", reported_at=(NOON - timedelta(hours=3)).isoformat()
-    )
+    """A report three hours before noon, taken then."""
+    now = house_.clock.instant
+    house_.clock.instant = now - timedelta(hours=3)
+    reported_at = house_.clock.instant.isoformat()
+    status, _ = await house_.post("/v1/desk/reports", card=card, reason="lost", reported_at=reported_at)
+    house_.clock.instant = now
     assert status == 201
 
 
@@ -173,8 +176,10 @@ async def test_retake_when_keys_and_registry_have_grown(database: str, tmp_path:
         async with poor.pool.acquire() as connection:
             await take(connection, parse_registry(json.dumps(registry_document() | more)))
         with key_store(tmp_path / "rich") as store:
-            done = await retake(poor.pool, Verifiers.of(store), poor.clock)
-            assert (done.looked_at, done.proven, done.changed) == (4, 2, 2)
+            twice = (retake(poor.pool, Verifiers.of(store), poor.clock) for _ in range(2))
+            first, second = sorted(await asyncio.gather(*twice), key=lambda done: done.looked_at, reverse=True)
+            assert (first.looked_at, first.proven, first.changed) == (4, 2, 2)
+            assert (second.proven, second.changed) == (0, 0)
             assert (await retake(poor.pool, Verifiers.of(store), poor.clock)).proven == 0
         assert await poor.states() == {
             ("accepted", ""): 2, ("quarantined", "bad-proof"): 1, ("pending_issuer", "foreign"): 1,

@@ -138,6 +138,11 @@ async def test_history_cannot_be_edited(database: str) -> None:
             "DELETE FROM posting",
             "UPDATE journal SET reference = 'x'",
             "UPDATE posting SET amount_fen = 1",
+            "UPDATE fact SET sealed = true",
+            "DELETE FROM carried",
+            "UPDATE closing SET books_digest = ''",
+            "UPDATE net_position SET net_fen = 0",
+            "DELETE FROM record_event",
         ):
             with pytest.raises(asyncpg.RestrictViolationError):
                 await side.pool.execute(statement)
@@ -163,7 +168,7 @@ class _Single:
 
 async def _mutate(connection: asyncpg.Connection, statement: str) -> None:
     for switch in ("DISABLE", "ENABLE"):
-        for table in ("posting", "journal", "batch"):
+        for table in ("posting", "journal", "batch", "fact", "record_event", "carried", "closing", "net_position"):
             await connection.execute(f"ALTER TABLE {table} {switch} TRIGGER USER")
         if switch == "DISABLE":
             await connection.execute(statement)

@@ -21,6 +21,7 @@ from clearing.settlement.reading import read_movements
 from clearing.store import books as book_rows
 from clearing.store import cases as case_rows
 from clearing.store import close as rows
+from clearing.store.transaction import transaction
 from clearing.store.types import Connection, Pool, StoredRow
 from keys.proof import merkle_root
 
@@ -53,13 +54,15 @@ async def close(pool: Pool, day: date | None, clock: Clock) -> Closing:
     Raises RefusedError('no-open-day' | 'not-the-open-day'). One transaction: a failed or cancelled close leaves the
     date open and everything as it was. Intakes wait meanwhile, since the open date is locked.
     """
-    async with pool.acquire() as connection, connection.transaction():
+    async with transaction(pool) as connection:
         open_day = await rows.lock_open_day(connection)
         if day is not None and (closed := await rows.read_closing(connection, day)):
             return Closing(**dict(closed), repeated=True)
         if open_day is None:
             raise RefusedError(
-                "no-open-day", "No business date is open, so none can be closed. Take a registry file first."
+                "no-open-day",
+                "No business date is open, so none can be closed. Take a registry file and start the service, or "
+                "import taps: that opens the first date.",
             )
         if day is not None and day != open_day:
             raise RefusedError(
@@ -121,9 +124,9 @@ async def _seal(connection: Connection, day: date, at: datetime) -> Closing:
 async def _freeze(connection: Connection, day: date, at: datetime, policies: Policies) -> None:
     policy = policies.find("denylist", day, "*")
     published_at = at + timedelta(seconds=policy.number("publish_after_s") if policy else 0)
-    found = await case_rows.opened_on(connection, day, *FREEZING)
+    found = await case_rows.cards_of(connection, day, *FREEZING)
     for kind in FREEZING:
-        cards = [bytes.fromhex(row["subject"].partition("/")[0]) for row in found if row["kind"] == kind]
+        cards = [row["card"] for row in found if row["kind"] == kind]
         await rows.freeze(connection, cards, kind, at, published_at)
 
 

@@ -122,16 +122,21 @@ class Desk:
     async def report(self, card: bytes, reason: str, reported: datetime) -> Listed:
         """Denylist a card; when the entry is effective and published says the `denylist` policy (at once without one).
 
-        The same report again gives the same entry. Raises RefusedError `unknown-card`. Cancelled, the card may be
-        listed.
+        Both count from now, when the desk takes the report, and not from when the holder first spoke: a tap that the
+        entry concerns cannot have been uploaded before it, so the books do not depend on who came first (rules 14, 19).
+        The same report again gives the same entry. Raises RefusedError `unknown-card`, and `over-limit` for a report
+        of the future. Cancelled, the card may be listed.
         """
+        now = self._clock.now()
+        if reported > now:
+            raise RefusedError("over-limit", "A report cannot be of the future. Nothing was listed.")
         async with transaction(self._pool) as connection:
             registry = await self._feed.current(connection)
             if await rows.card_row(connection, card) is None:
                 raise RefusedError("unknown-card", "The registry has no such card. Nothing was listed.")
-            delay = registry.value(DenylistDelay, "*", registry.business_date(reported))
-            effective = reported + timedelta(seconds=delay.effective_after_s if delay else 0)
-            published = reported + timedelta(seconds=delay.publish_after_s if delay else 0)
+            delay = registry.value(DenylistDelay, "*", registry.business_date(now))
+            effective = now + timedelta(seconds=delay.effective_after_s if delay else 0)
+            published = now + timedelta(seconds=delay.publish_after_s if delay else 0)
             row = await rows.report(connection, card, reason, reported, effective, published)
         return Listed(row["version"], row["effective_at"], row["published_at"])
 

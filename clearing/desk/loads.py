@@ -38,7 +38,8 @@ class Loads:
         async with transaction(self._pool) as connection:
             registry = await self._feed.current(connection)
             await self._check(connection, registry, request, registry.business_date(now), load_id)
-            await rows.reserve_load(connection, _order(load_id, request, now))
+            order = _order(load_id, request, now)
+            await rows.reserve_load(connection, order)
         try:
             grant = await self._authoriser.authorise_load(request)
         except OnecardError:
@@ -46,7 +47,7 @@ class Loads:
                 await rows.drop_reservation(connection, load_id)
             raise
         async with transaction(self._pool) as connection:
-            await rows.authorise_load(connection, load_id, now)
+            await rows.authorise_load(connection, order, now)
             if request.channel == TRANSFER:
                 await rows.carry_transfer(connection, request.identity.card, load_id)
         return replace(grant, load_id=load_id)

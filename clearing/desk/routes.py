@@ -129,7 +129,10 @@ class _Routes:
 
     async def acts(self, request: web.Request) -> web.Response:
         body = await _read(request, ActBody)
-        _check_terminal(await self.desk.registry(), body.terminal, body.terminal_number)
+        registry = await self.desk.registry()
+        _check_terminal(registry, body.terminal, body.terminal_number)
+        if registry.terminals[body.terminal].sector != body.sector:
+            raise _bad(f"terminal {body.terminal} belongs to another sector than {body.sector.label}")
         identity = CardIdentity(body.issuer, body.card, Suite.SM4)
         opened = self.clock.now()
         grant = await self.desk.open_act(

@@ -131,6 +131,7 @@ class Intake:
         return await self._transact(group, look_first=True)
 
     async def _transact(self, group: Group, *, look_first: bool) -> list[str | Problem]:
+        self._books.begin()
         async with transaction(self._pool) as connection:
             open_date = await rows.enter(connection)
             answers = await self._already_answered(connection, group)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 
@@ -43,11 +44,16 @@ async def retake(pool: Pool, verifiers: Verifiers, clock: Clock) -> Retaken:
     total = np.zeros(3, np.int64)
     behind = (b"", b"")
     while True:
+        books.begin()
         async with transaction(pool) as connection:
+            open_date = await rows.enter(connection)
             page = await rows.retakeable(connection, [verdict.code for verdict in RETAKEABLE], PAGE, behind)
             if not page:
                 return Retaken(*total.tolist())
-            total += await _retake_page(connection, page, await feed.current(connection), books, verifiers, clock)
+            if open_date is None:
+                raise SetupError("No business date is open. Nothing was taken up. Start the service once, then retake.")
+            registry = await feed.current(connection)
+            total += await _retake_page(connection, page, registry, open_date, books, verifiers, clock)
         books.committed()
         behind = (page[-1]["card"], page[-1]["digest"])
 
@@ -56,13 +62,11 @@ async def _retake_page(
     connection: Connection,
     page: Sequence[StoredRow],
     registry: Registry,
+    open_date: date,
     books: Books,
     verifiers: Verifiers,
     clock: Clock,
 ) -> tuple[int, int, int]:
-    open_date = await rows.enter(connection)
-    if open_date is None:
-        raise SetupError("No business date is open. Nothing was taken up. Start the service once, then retake.")
     batches = list(dict.fromkeys((row["batch_id"], f"{row['terminal']}/{row['n']}") for row in page))
     position = {batch_id: at for at, (batch_id, _) in enumerate(batches)}
     arrivals = _arrivals(page, position, registry)

@@ -48,6 +48,10 @@ class Books:
         self._known: set[tuple[str, str, str]] = set()
         self._fresh: set[tuple[str, str, str]] = set()
 
+    def begin(self) -> None:
+        """A transaction begins; whatever an earlier one opened and did not commit is not there."""
+        self._fresh = set()
+
     async def post(
         self,
         connection: Connection,
@@ -61,9 +65,10 @@ class Books:
         if not postings:
             return
         accounts = {(row.ledger, row.account, row.class_) for journal in postings.values() for row in journal}
-        self._fresh = accounts - self._known
-        if self._fresh:
-            await rows.write_accounts(connection, sorted(self._fresh))
+        fresh = accounts - self._known
+        if fresh:
+            await rows.write_accounts(connection, sorted(fresh))
+        self._fresh |= fresh
         await rows.write_journals(
             connection,
             cause,
@@ -73,7 +78,7 @@ class Books:
         )
 
     def committed(self) -> None:
-        """The accounts of the last `post` are there to stay."""
+        """The accounts that were opened since `begin` are there to stay."""
         self._known |= self._fresh
         self._fresh = set()
 

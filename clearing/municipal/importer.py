@@ -22,6 +22,8 @@ from clearing.rating.reading import calendar_of, read_policies
 from clearing.registry.dates import Calendar, date_of, instant_of
 from clearing.store import municipal as rows
 from clearing.store.close import hold_open_day
+from clearing.store.intake import open_first_day
+from clearing.store.transaction import transaction
 from clearing.store.types import Connection, Pool, StoredRow
 from keys.proof import merkle_root
 
@@ -67,23 +69,21 @@ async def import_taps(pool: Pool, path: Path, clock: Clock, *, register_companie
 
     Rows that are stored already, from this file or another, count as duplicates, so that importing twice changes
     nothing. A company that the `source` policy does not name is registered when `register_companies`, else its rows are
-    kept with the reason `unknown-company`. Raises RefusedError('no-source' | 'no-cut-off' | 'no-open-day'); OSError
-    when the file cannot be read.
+    kept with the reason `unknown-company`. Where no date is open yet, that of now is opened. Raises
+    RefusedError('no-source' | 'no-cut-off'); OSError when the file cannot be read.
     """
     encoding = encoding_of(path)
     digest = digest_of(path)
-    async with pool.acquire() as connection, connection.transaction():
+    async with transaction(pool) as connection:
+        policies = await read_policies(connection)
+        calendar = calendar_of(policies)
+        await open_first_day(connection, calendar.business_date(clock.now()))
         open_day = await hold_open_day(connection)
-        if open_day is None:
-            raise RefusedError(
-                "no-open-day", "No business date is open, so nothing can be posted. Take a registry file first."
-            )
+        assert open_day is not None, "it was opened just before, if not earlier"
         report = ImportReport(digest)
         await rows.begin(connection, digest, SCHEME, path.name, clock.now())
-        policies = await read_policies(connection)
-        desk = _Desk(
-            connection, calendar_of(policies), _companies(policies, open_day, register_companies), open_day, clock.now()
-        )
+        companies = _companies(policies, open_day, register_companies)
+        desk = _Desk(connection, calendar, companies, open_day, clock.now())
         taps = _taps(path, encoding)
         while chunk := list(islice(taps, CHUNK)):
             if register_companies:

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
 
@@ -21,6 +21,9 @@ NEEDED = ("deal_date", "close_date", "card_no", "deal_value", "deal_type", "comp
 # What sources write where they know nothing.
 NOTHING = frozenset({"", "-", "--", "—", "null", "NULL", "None", "\\N"})
 MOST_FEN = 2**31 - 1
+# Years of a tap, and how far its settlement date may lie from it: beyond them a line is kept, and not counted.
+FIRST_YEAR, LAST_YEAR = 1990, 2199
+MOST_APART = timedelta(days=366)
 # Every kind of space is one; a zero byte cannot be stored as text.
 _SPACES = (("\u3000", " "), ("\u00a0", " "), ("\ufeff", " "), ("\t", " "), ("\0", "\ufffd"))
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -148,7 +151,7 @@ def _flaw(fields: dict[str, str], moment: datetime | None, closed: datetime | No
         return "bad-type"
     if moment is None:
         return "bad-time"
-    if closed is None:
+    if closed is None or abs(closed - moment) > MOST_APART:
         return "bad-close-date"
     full_fare_fen, charged_fen = amounts
     if full_fare_fen is None or charged_fen is None or charged_fen > full_fare_fen:
@@ -177,7 +180,7 @@ def _amount(text: str) -> int | None:
 @lru_cache(4096)
 def _moment(text: str) -> datetime | None:
     found = _MOMENT.fullmatch(unicodedata.normalize("NFKC", text))
-    if not found:
+    if not found or not FIRST_YEAR <= int(found[1]) <= LAST_YEAR:
         return None
     try:
         return datetime(*(int(part or 0) for part in found.groups()))  # type: ignore[arg-type]

@@ -5,7 +5,9 @@ RESOLVED_BY_ITSELF = {
     "unknown-psam": "taken up",
     "unknown-issuer": "taken up",
     "no-key": "taken up",
+    "unknown-card": "taken up",
     "malformed": "taken up",
+    "terminal-suspended": "taken up",
     "bad-seal": "adopted",
     "card-gap": "filled",
     "gap-or-load": "evidence",
@@ -16,5 +18,5 @@ RESOLVED_BY_ITSELF = {
     "operator-total": "equal",
 }
 # Kinds that freeze the card: it says things that only a second card, or a broken one, can say.
-FREEZING = ("fork", "unexplained-credit")
+FREEZING = ("fork", "unexplained-credit", "rogue-load")
 OWNERS = {"card-gap": "clearing", "gap-or-load": "clearing"}

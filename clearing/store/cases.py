@@ -26,7 +26,8 @@ FINDINGS: Mapping[str, str] = {
     "quarantine": f"""
         SELECT x.code, {record_subject("x")}, x.amount_fen, 'operator', {_OPERATOR.format("x")}, NULL FROM exhibit x
         WHERE x.state = 'quarantined' AND x.taken_up_at IS NULL
-          AND x.code IN ('bad-proof', 'unknown-psam', 'unknown-issuer', 'no-key', 'unknown-card', 'malformed')""",
+          AND x.code IN ('bad-proof', 'unknown-psam', 'unknown-issuer', 'no-key', 'unknown-card', 'malformed',
+                         'terminal-suspended')""",
     "conflict": f"""
         SELECT 'conflict', encode(x.card, 'hex') || '@' || encode({claim("date", "x.record")} ||
             {claim("time", "x.record")}, 'hex'),
@@ -44,7 +45,7 @@ FINDINGS: Mapping[str, str] = {
         FROM known k LEFT JOIN terminal t ON t.id = k.terminal
         LEFT JOIN LATERAL (
             SELECT make_interval(hours => (value ->> 'hours')::integer) AS period FROM policy
-            WHERE name = 'grace' AND scope IN (t.class, '*') AND valid_from <= k.origin_date
+            WHERE name = 'grace' AND scope IN (CASE WHEN k.sealed THEN t.class END, '*') AND valid_from <= k.origin_date
             ORDER BY scope = '*', valid_from DESC LIMIT 1) AS grace ON true,
         LATERAL (
             SELECT CASE WHEN bool_or(k.sealed AND k.list_version >= e.version OR k.instant >= e.published_at +
@@ -156,10 +157,18 @@ async def fold(connection: asyncpg.Connection, day: date, words: Mapping[str, st
     await connection.execute(RESOLVE, day, list(words), list(words.values()))
 
 
-async def opened_on(connection: asyncpg.Connection, day: date, *kinds: str) -> list[asyncpg.Record]:
-    """kind and subject of the cases of some kinds that a close opened."""
+async def cards_of(connection: asyncpg.Connection, day: date, *kinds: str) -> list[asyncpg.Record]:
+    """kind and card of the cases of some kinds that a close opened; a case about a record says whose card it is by
+    the record.
+    """
     return await ask.rows(
-        connection, "SELECT kind, subject FROM case_file WHERE opened = $1 AND kind = ANY($2::text[])", day, kinds
+        connection,
+        f"""
+        SELECT DISTINCT c.kind, coalesce(k.card, decode(split_part(c.subject, '/', 1), 'hex')) AS card
+        FROM case_file c LEFT JOIN known k ON (k.code, {record_subject("k")}) = (c.kind, c.subject)
+        WHERE c.opened = $1 AND c.kind = ANY($2::text[])""",
+        day,
+        kinds,
     )
 
 

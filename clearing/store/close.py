@@ -58,7 +58,7 @@ STEP = """
 VALUE = f"""
     CREATE TEMP TABLE value ON COMMIT DROP AS
     SELECT card, purse, generation, instant, amount_fen, 'load' AS what, '' AS load_id, counter
-    FROM known WHERE kind = {Kind.LOAD.value}
+    FROM known WHERE kind = {Kind.LOAD.value} AND state = 'accepted'
     UNION ALL
     SELECT card, purse, NULL, instant, amount_fen, 'unsealed', '', 0 FROM known WHERE kind IN {OFFLINE} AND NOT sealed
     UNION ALL
@@ -71,7 +71,7 @@ UNPROVEN = f"""
     SELECT load_id, card, purse, generation, counter, amount_fen, channel, authorised_at, state, settled_on
     FROM load_order o
     WHERE authorised_at IS NOT NULL AND state <> 'reserved' AND NOT EXISTS (
-        SELECT FROM known k WHERE k.kind = {Kind.LOAD.value}
+        SELECT FROM known k WHERE k.kind = {Kind.LOAD.value} AND k.state = 'accepted'
         AND (k.card, k.purse, k.counter, k.amount_fen) = (o.card, o.purse, o.counter, o.amount_fen))"""
 
 OPEN_STEPS = """

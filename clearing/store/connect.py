@@ -1,6 +1,8 @@
 """A pool of connections to any PostgreSQL >= 16, waiting for a bounded time for a server that is on its way up."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -47,6 +49,21 @@ async def connect_pool(dsn: str, *, size: int, patience_s: float = 30) -> asyncp
             ) from error
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+
+@contextmanager
+def losses_told() -> Iterator[None]:
+    """For commands that people give: a connection that is lost within it is raised as `ServerUnreachable`."""
+    try:
+        yield
+    except (*UNAVAILABLE, asyncpg.InterfaceError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        raise ServerUnreachable(
+            f"The connection to the database was lost: {error or type(error).__name__}. What was not committed was "
+            "undone, whether this command was committed is unknown. See whether the database server runs, look at the "
+            "books, and give the command again: twice is once."
+        ) from error
 
 
 async def _open(dsn: str, size: int, timeout_s: float) -> asyncpg.Pool:

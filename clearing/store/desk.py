@@ -35,11 +35,16 @@ async def drop_reservation(connection: asyncpg.Connection, load_id: str) -> None
     await connection.execute("DELETE FROM load_order WHERE load_id = $1 AND state = 'reserved'", load_id)
 
 
-async def authorise_load(connection: asyncpg.Connection, load_id: str, at: datetime) -> None:
-    """The load has been authorised; asked again, nothing changes."""
+async def authorise_load(connection: asyncpg.Connection, order: dict[str, Any], at: datetime) -> None:
+    """The load has been authorised; asked again, nothing changes. A reservation that another, refused copy of the
+    same request has dropped meanwhile is written again."""
     await connection.execute(
-        "UPDATE load_order SET state = 'authorised', authorised_at = $2 WHERE load_id = $1 AND state = 'reserved'",
-        load_id,
+        """INSERT INTO load_order (load_id, card, purse, generation, counter, amount_fen, channel, terminal,
+                                   reserved_at, state, authorised_at)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'authorised', $10)
+           ON CONFLICT (load_id) DO UPDATE SET state = 'authorised', authorised_at = excluded.authorised_at
+           WHERE load_order.state = 'reserved'""",
+        *order.values(),
         at,
     )
 

@@ -1,7 +1,7 @@
 """A transaction on a pooled connection, whose loss shows as what it is."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import asyncpg
 from asyncpg.transaction import Transaction
@@ -25,7 +25,7 @@ async def transaction(pool: asyncpg.Pool) -> AsyncIterator[Connection]:
             await open_transaction.commit()
         except asyncpg.InternalClientError as error:
             # The driver lost its place in the protocol, which it does when the server leaves between two messages.
-            connection.terminate()
+            _hang_up(connection)
             raise asyncpg.ConnectionDoesNotExistError(str(error)) from error
 
 
@@ -33,4 +33,9 @@ async def _roll_back(connection: Connection, open_transaction: Transaction) -> N
     try:
         await open_transaction.rollback()
     except (asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresError, OSError):
-        connection.terminate()  # the server rolls back what its client has left
+        _hang_up(connection)  # the server rolls back what its client has left
+
+
+def _hang_up(connection: Connection) -> None:
+    with suppress(asyncpg.InterfaceError):  # the pool has taken back a connection that it saw die
+        connection.terminate()

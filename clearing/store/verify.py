@@ -41,6 +41,8 @@ CHECKS = {
     "L5 history is guarded": """
         SELECT t.tgname IS NULL OR t.tgenabled <> 'O' AS bad, g.guard || ' of ' || g.guarded AS label
         FROM (VALUES ('history_stands', 'posting'), ('history_stands', 'journal'), ('history_stands', 'batch'),
+                     ('history_stands', 'fact'), ('history_stands', 'record_event'), ('history_stands', 'carried'),
+                     ('history_stands', 'closing'), ('history_stands', 'net_position'),
                      ('posting_sums_to_zero', 'posting')) AS g (guard, guarded)
         LEFT JOIN pg_trigger t ON t.tgname = g.guard AND t.tgrelid = to_regclass(g.guarded)""",
     "L7 accounts stay on their side": """
@@ -137,7 +139,10 @@ CHECKS = {
                 BY purse""",
     "rule 4 disputed cards are frozen": """
         SELECT NOT EXISTS (SELECT FROM denylist d WHERE encode(d.card, 'hex') = split_part(c.subject, '/', 1)) AS bad,
-               c.kind || ' ' || c.subject AS label FROM case_file c WHERE c.kind IN ('fork', 'unexplained-credit')""",
+               c.kind || ' ' || c.subject AS label FROM case_file c WHERE c.kind IN ('fork', 'unexplained-credit')
+        UNION ALL
+        SELECT NOT EXISTS (SELECT FROM denylist d WHERE d.card = k.card), 'rogue-load of ' || encode(k.card, 'hex')
+        FROM known k WHERE k.code = 'rogue-load' AND NOT EXISTS (SELECT FROM unseen u WHERE u.card = k.card)""",
 }
 # Cards of which something is known that no close has seen: the next close will judge them.
 UNSEEN = """
@@ -163,7 +168,7 @@ AGAIN = {
 }
 SHADOW = f"""
     WITH kept AS (
-        SELECT k.card, k.purse, sum(CASE WHEN k.kind = 4 THEN k.amount_fen WHEN k.kind IN {OFFLINE} THEN -k.amount_fen
+        SELECT k.card, k.purse, sum(CASE WHEN k.kind = 4 AND k.state = 'accepted' THEN k.amount_fen WHEN k.kind IN {OFFLINE} THEN -k.amount_fen
             ELSE 0 END)
                ::bigint AS value_fen FROM known k GROUP BY k.card, k.purse
     ), evidence AS (

@@ -63,7 +63,13 @@ _STATES = {
     Verdict.ACCEPTED: State.ACCEPTED,
 }
 # What `onecard clearing retake` takes up again.
-RETAKEABLE = (Verdict.UNKNOWN_PSAM, Verdict.UNKNOWN_ISSUER, Verdict.NO_KEY, Verdict.UNKNOWN_CARD)
+RETAKEABLE = (
+    Verdict.TERMINAL_SUSPENDED,
+    Verdict.UNKNOWN_PSAM,
+    Verdict.UNKNOWN_ISSUER,
+    Verdict.NO_KEY,
+    Verdict.UNKNOWN_CARD,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,8 @@ def find(
     `ahead_us` the tolerance of the clock policy. Rows 1, 2, 11 and 16, and what row 10 says of acts, depend on what
     else is known."""
     issuer, own = _issuers(records, registry)
+    # The desk looked at the card when it authorised the load: the money was taken, whatever became of the card since.
+    load = records["kind"] == Kind.LOAD
     return {
         Verdict.MALFORMED: ~bearings.readable,
         Verdict.UNKNOWN_PSAM: ~bearings.station.known,
@@ -101,9 +109,9 @@ def find(
         Verdict.UNKNOWN_CARD: ~registry.registered(bearings.card),
         Verdict.BAD_PROOF: ~proofs.good,
         Verdict.PSAM_INACTIVE: ~bearings.station.active,
-        Verdict.CLOCK: bearings.instant > received + ahead_us,
-        Verdict.REPLACED_CARD: registry.replaced.reached(bearings.card, received),
-        Verdict.DENYLISTED: registry.denied.reached(bearings.card, bearings.instant),
+        Verdict.CLOCK: ~load & (bearings.instant > received + ahead_us),
+        Verdict.REPLACED_CARD: ~load & registry.replaced.reached(bearings.card, received),
+        Verdict.DENYLISTED: ~load & registry.denied.reached(bearings.card, bearings.instant),
     }
 
 

@@ -52,7 +52,6 @@ class Closer:
     declared: Declared
     cases: CaseBook = field(default_factory=CaseBook)
     posted: dict[Leg, int] = field(default_factory=dict)
-    frozen: set[str] = field(default_factory=set)
 
     def close(self, closing: Close) -> None:
         """Post the differences and fold the cases of a date; afterwards the next date is open."""
@@ -63,6 +62,8 @@ class Closer:
         self._forks(known, wanted, found, closing.at, day)
         self._subsidies(wanted, found)
         self._counters(known, wanted, found, closing.at, day)
+        for card in sorted({fact.tap.card for fact in intake.facts if fact.code == "rogue-load"}):
+            self._freeze(card, closing.at, day)
         self._post(day, wanted)
         self._fees(day)
         found |= record_cases(intake, known) | terminal_cases(intake, known, self.declared, day)
@@ -75,11 +76,10 @@ class Closer:
                 self.intake.books.post(day, leg.account, leg.rule, change_fen, leg.origin)
         self.posted = dict(wanted)
 
-    def _freeze(self, card: bytes, why: str, at: datetime, day: date) -> None:
-        """Denylist a card from the instant of the close, once for each reason."""
-        if why in self.frozen:
+    def _freeze(self, card: bytes, at: datetime, day: date) -> None:
+        """Denylist a card from the instant of the close, unless it is denylisted by then."""
+        if any(entry.effective_at <= at for entry in self.intake.denylist.get(card, ())):
             return
-        self.frozen.add(why)
         policy = self.intake.registry.policy("denylist", "*", day)
         published = at + timedelta(seconds=policy.number("publish_after_s") if policy else 0)
         self.intake.take_desk(Report(0, card, self.intake.list_version + 1, at, published))
@@ -93,7 +93,7 @@ class Closer:
                     continue
                 subject = f"{card.hex()}/{purse}/{generation}/{counter}"
                 found["fork", subject] = Found(sum(fact.tap.amount_fen for fact in members), "issuer")
-                self._freeze(card, f"fork {subject}", at, day)
+                self._freeze(card, at, day)
                 keeper = smallest(members)
                 for fact in members:
                     fact.state = "disputed"
@@ -162,7 +162,7 @@ class Closer:
                 owner = "issuer" if finding.kind.startswith("unexplained") else "clearing"
                 found[finding.kind, finding.subject] = Found(finding.fen, owner)
             if finding.kind == "unexplained-credit":
-                self._freeze(card, f"credit {finding.subject}", at, day)
+                self._freeze(card, at, day)
             if finding.kind == "card-gap" and finding.fen:
                 self._want_gap(wanted, finding, purse)
             for each, committed in finding.settled:

@@ -63,7 +63,7 @@ def _money(intake: Intake) -> dict[Purse, _Money]:
     """By purse; unsealed debits prove no generation, so they stand under generation 0 and are read for every one."""
     found: dict[Purse, _Money] = defaultdict(_Money)
     for fact in intake.facts:
-        if fact.proven and fact.tap.kind == Kind.LOAD:
+        if fact.state == "accepted" and fact.tap.kind == Kind.LOAD:
             found[fact.tap.purse_key].loads.append(fact)
         elif fact.proven and fact.offline and not fact.sealed:
             found[fact.tap.card, fact.tap.purse, 0].unsealed.append(fact)

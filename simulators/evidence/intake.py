@@ -179,6 +179,8 @@ class Intake:
             return "conflict", "conflict"
         if psam is not None and not (psam.state == "active" and psam.covers(instant)):
             return "suspended", "psam-inactive"
+        if tap.kind == Kind.LOAD:
+            return ("accepted", "") if self._authorised(tap) else ("suspended", "rogue-load")
         clock = registry.policy("clock", "*", fact.origin)
         if instant > at + timedelta(seconds=clock.number("ahead_s") if clock else 0):
             return "suspended", "clock"
@@ -187,8 +189,6 @@ class Intake:
         fact.listed = next((entry for entry in self.denylist.get(tap.card, ()) if entry.effective_at <= instant), None)
         if fact.listed:
             return "suspended", "denylisted"
-        if tap.kind == Kind.LOAD and not self._authorised(tap):
-            return "suspended", "rogue-load"
         return "accepted", ""
 
     def _fits_opened_act(self, tap: Tap, at: datetime) -> bool:
@@ -221,7 +221,7 @@ class Intake:
     def _post(self, fact: Fact) -> None:
         tap, fen = fact.tap, fact.tap.amount_fen
         authorised = self._authorised(tap) if tap.kind == Kind.LOAD and fact.state == "accepted" else None
-        if tap.kind == Kind.LOAD and fact.proven:
+        if tap.kind == Kind.LOAD and fact.state == "accepted":
             self.loaded.add((tap.card, tap.purse, tap.counter))
         if not fen:
             return

@@ -9,7 +9,9 @@ from simulators.evidence.gaps import Counters, Purse
 from simulators.evidence.intake import Fact, Intake
 from simulators.evidence.taprecord import OFFLINE, PRICED_WITHOUT_ENTRY, Kind
 
-_OF_OPERATOR = frozenset({"bad-proof", "unknown-psam", "unknown-issuer", "no-key", "unknown-card", "malformed"})
+_OF_OPERATOR = frozenset(
+    {"bad-proof", "unknown-psam", "unknown-issuer", "no-key", "unknown-card", "malformed", "terminal-suspended"}
+)
 _OF_CLEARING = frozenset({"clock", "psam-inactive", "rogue-load", "replaced-card"})
 _DECLARED_KINDS = OFFLINE | {Kind.ACT}
 _DECLARED_STATES = frozenset({"accepted", "suspended", "disputed", "pending_issuer"})
@@ -44,7 +46,8 @@ def _bearer(intake: Intake, fact: Fact) -> str:
         return "issuer"
     if fact.sealed and fact.claims.list_version >= entry.version:
         return "acquirer"
-    terminal = intake.registry.terminals.get(fact.tap.terminal)
+    # Without a seal the terminal is only claimed, and so is the class that would have a longer grace.
+    terminal = intake.registry.terminals.get(fact.claims.terminal) if fact.sealed else None
     grace = intake.registry.policy("grace", terminal.kind if terminal else "*", fact.origin)
     applied_by = entry.published_at + timedelta(hours=grace.number("hours") if grace else 0)
     return "acquirer" if fact.instant >= applied_by else "issuer"

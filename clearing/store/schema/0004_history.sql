@@ -1,0 +1,6 @@
+-- What was proven, posted or closed is history: no role may edit it, and no program of ours does.
+CREATE TRIGGER history_stands BEFORE UPDATE OR DELETE OR TRUNCATE ON fact FOR EACH STATEMENT EXECUTE FUNCTION history_stands();
+CREATE TRIGGER history_stands BEFORE UPDATE OR DELETE OR TRUNCATE ON record_event FOR EACH STATEMENT EXECUTE FUNCTION history_stands();
+CREATE TRIGGER history_stands BEFORE UPDATE OR DELETE OR TRUNCATE ON carried FOR EACH STATEMENT EXECUTE FUNCTION history_stands();
+CREATE TRIGGER history_stands BEFORE UPDATE OR DELETE OR TRUNCATE ON closing FOR EACH STATEMENT EXECUTE FUNCTION history_stands();
+CREATE TRIGGER history_stands BEFORE UPDATE OR DELETE OR TRUNCATE ON net_position FOR EACH STATEMENT EXECUTE FUNCTION history_stands();
