@@ -10,7 +10,7 @@ from simulators.evidence.books import Account
 from simulators.evidence.casebook import CaseBook, Found, Key
 from simulators.evidence.gaps import Counters, Finding, Purse, known_counters, read_counters
 from simulators.evidence.happenings import Close, Report
-from simulators.evidence.intake import Fact, Intake
+from simulators.evidence.intake import Authorised, Fact, Intake
 from simulators.evidence.record_cases import record_cases, terminal_cases
 from simulators.evidence.taprecord import PRICED_WITHOUT_ENTRY, Kind
 
@@ -112,7 +112,7 @@ class Closer:
                 continue
             if fact.claims.kind not in (Kind.DEBIT, Kind.EXIT):
                 continue
-            fare, subject = self._fare(fact), fact.tap.subject
+            fare, subject = self._fare(fact), fact.claims.subject
             subsidy_fen = fact.claims.full_fare_fen - fact.tap.amount_fen
             if fare.wrong_fare:
                 found["fare", subject] = Found(fare.off_fen, "operator")
@@ -155,8 +155,8 @@ class Closer:
     def _counters(
         self, known: Mapping[Purse, Counters], wanted: dict[Leg, int], found: dict[Key, Found], at: datetime, day: date
     ) -> None:
-        settled = {}
-        for finding in read_counters(self.intake, known, day):
+        settled: list[tuple[Authorised, bool]] = []
+        for finding in read_counters(self.intake, known):
             card, purse, _ = finding.purse
             if finding.kind:
                 owner = "issuer" if finding.kind.startswith("unexplained") else "clearing"
@@ -165,8 +165,7 @@ class Closer:
                 self._freeze(card, at, day)
             if finding.kind == "card-gap" and finding.fen:
                 self._want_gap(wanted, finding, purse)
-            for each, committed in finding.settled:
-                settled[card, purse, each.load.counter] = committed
+            settled += finding.settled
         self._loads(settled, wanted, found, day)
 
     @staticmethod
@@ -176,16 +175,20 @@ class Closer:
 
     def _loads(
         self,
-        settled: Mapping[tuple[bytes, int, int], bool],
+        settled: list[tuple[Authorised, bool]],
         wanted: dict[Leg, int],
         found: dict[Key, Found],
         day: date,
     ) -> None:
+        decided = {id(each): committed for each, committed in settled}
         for key, tries in self.intake.loads.items():
-            authorised = tries[-1]
-            if key in self.intake.loaded or authorised.origin > day:
+            told = [each for each in tries if each.origin <= day or id(each) in decided]
+            if key in self.intake.loaded or not told:
                 continue
-            load, committed = authorised.load, settled.get(key)
+            # Tries under one counter are one case: of the one that was committed, else of the last that is undecided.
+            rank = {True: 2, None: 1, False: 0}
+            authorised = max(reversed(told), key=lambda each: rank[decided.get(id(each))])
+            load, committed = authorised.load, decided.get(id(authorised))
             subject = f"{load.card.hex()}/{load.purse}/{load.counter}"
             resolution = None if committed is None else "committed" if committed else "reversed"
             found["load-in-doubt", subject] = Found(load.amount_fen, "issuer", resolution=resolution)

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from itertools import combinations
 
 from simulators.evidence.intake import Authorised, Fact, Intake
@@ -46,8 +46,8 @@ def known_counters(facts: Iterable[Fact]) -> dict[Purse, dict[int, list[Fact]]]:
 
 
 def loads_in_doubt(intake: Intake) -> list[Authorised]:
-    """The latest authorisation of each load that no proven record finished: one online counter stands for one load."""
-    return [authorised[-1] for key, authorised in intake.loads.items() if key not in intake.loaded]
+    """Authorisations that no accepted record finished; a record finishes all tries under its online counter."""
+    return [each for key, authorised in intake.loads.items() if key not in intake.loaded for each in authorised]
 
 
 @dataclass(slots=True)
@@ -73,18 +73,28 @@ def _money(intake: Intake) -> dict[Purse, _Money]:
     return found
 
 
-def _settle(doubtful: list[Authorised], deficit_fen: int) -> tuple[tuple[Authorised, bool], ...] | None:
-    """The one choice of committed loads that explains the deficit, None when there is none or more than one."""
-    choices = [
+def _explanations(doubtful: list[Authorised], deficit_fen: int) -> list[tuple[Authorised, ...]]:
+    """Every choice of loads that explains the deficit, at most one under each online counter; of tries of one amount
+    under one counter only the last can have been finished."""
+    last = {(each.load.counter, each.load.amount_fen): each for each in doubtful}.values()
+    return [
         chosen
-        for size in range(len(doubtful) + 1)
-        for chosen in combinations(doubtful, size)
+        for size in range(len(last) + 1)
+        for chosen in combinations(last, size)
         if sum(each.load.amount_fen for each in chosen) == deficit_fen
+        and len({each.load.counter for each in chosen}) == size
     ]
-    return tuple((each, each in choices[0]) for each in doubtful) if len(choices) == 1 else None
 
 
-def _interval(purse: Purse, lower: Fact | None, upper: Fact, money: _Money, unsealed: list[Fact], day: date) -> Finding:
+def _most_fen(doubtful: list[Authorised]) -> int:
+    """The most that loads can sum up to, of which those under one online counter are alternatives."""
+    most: dict[int, int] = defaultdict(int)
+    for each in doubtful:
+        most[each.load.counter] = max(most[each.load.counter], each.load.amount_fen)
+    return sum(most.values())
+
+
+def _interval(purse: Purse, lower: Fact | None, upper: Fact, money: _Money, unsealed: list[Fact]) -> Finding:
     start = lower.instant if lower else _BEGINNING
     first = lower.claims.counter + 1 if lower else 0
     loads = [fact.tap.amount_fen for fact in money.loads if start < fact.instant <= upper.instant]
@@ -93,12 +103,10 @@ def _interval(purse: Purse, lower: Fact | None, upper: Fact, money: _Money, unse
     missing = upper.claims.counter - first - len(debits)
     after_fen = lower.claims.after_fen if lower else 0
     difference_fen = after_fen + sum(loads) - sum(debits) - upper.claims.balance_before_fen
-    if any(each.origin > day for each in doubtful):
-        # A load authorised after the date being closed may still be finished in time: the interval waits for it.
-        return Finding(purse, first, upper)
     if doubtful and missing > 0:
-        return Finding(purse, first, upper, "gap-or-load", sum(each.load.amount_fen for each in doubtful))
-    if doubtful and missing == 0 and (settled := _settle(doubtful, -difference_fen)) is not None:
+        return Finding(purse, first, upper, "gap-or-load", _most_fen(doubtful))
+    if doubtful and missing == 0 and (choices := _explanations(doubtful, -difference_fen)):
+        settled = tuple((each, each in choices[0]) for each in doubtful) if len(choices) == 1 else ()
         return Finding(purse, first, upper, settled=settled)
     if missing > 0 and difference_fen >= 0:
         return Finding(purse, first, upper, "card-gap", difference_fen)
@@ -107,8 +115,8 @@ def _interval(purse: Purse, lower: Fact | None, upper: Fact, money: _Money, unse
     return Finding(purse, first, upper, "unexplained-debit" if difference_fen else "", difference_fen)
 
 
-def read_counters(intake: Intake, known: Mapping[Purse, Counters], day: date) -> Iterator[Finding]:
-    """All intervals of our registered cards that are not torn by a fork, at the close of `day`."""
+def read_counters(intake: Intake, known: Mapping[Purse, Counters]) -> Iterator[Finding]:
+    """All intervals of our registered cards that are not torn by a fork."""
     money = _money(intake)
     for purse, counters in known.items():
         card, application, _ = purse
@@ -121,5 +129,5 @@ def read_counters(intake: Intake, known: Mapping[Purse, Counters], day: date) ->
             (upper,) = counters[counter]
             below = lower.claims.counter if lower else -1
             if not any(below < each < counter for each in forked):
-                yield _interval(purse, lower, upper, money[purse], unsealed, day)
+                yield _interval(purse, lower, upper, money[purse], unsealed)
             lower = upper

@@ -201,12 +201,15 @@ class Intake:
         return opened == recorded and dated
 
     def _authorised(self, tap: Tap) -> Authorised | None:
-        """The latest authorisation of this load; a load belongs to one authorisation, so a second record finds none."""
+        """The latest authorisation of this load at its own terminal, else anywhere; a load belongs to one
+        authorisation, so a second record finds none."""
         key = tap.card, tap.purse, tap.counter
         if key in self.loaded:
             return None
         fitting = [each for each in self.loads.get(key, ()) if each.load.amount_fen == tap.amount_fen]
-        return fitting[-1] if fitting else None
+        at_home = [each for each in fitting if each.load.terminal_number == tap.terminal_number]
+        candidates = at_home or fitting
+        return candidates[-1] if candidates else None
 
     def _prove(self, fact: Fact) -> None:
         self.by_key[fact.key] = fact

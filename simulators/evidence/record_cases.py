@@ -21,7 +21,7 @@ def record_cases(intake: Intake, known: Mapping[Purse, Counters]) -> dict[Key, F
     """Cases by the code a record was born with, missing seals, conflicts and torn debits."""
     found: dict[Key, Found] = {}
     for fact in intake.facts:
-        tap, code = fact.tap, fact.code
+        tap, code = fact.claims, fact.code
         if code in _OF_OPERATOR:
             found[code, tap.subject] = Found(tap.amount_fen, "operator")
         elif code in _OF_CLEARING:
@@ -74,9 +74,9 @@ def terminal_cases(
     keys: dict[tuple[int, int, int], bytes] = {}
     for fact in intake.facts:
         if fact.proven:
-            name = fact.tap.terminal, fact.tap.epoch, fact.tap.sequence
+            name = fact.claims.terminal, fact.claims.epoch, fact.claims.sequence
             if keys.setdefault(name, fact.key) != fact.key:
-                found["sequence-conflict", f"{fact.tap.terminal}/{fact.tap.epoch}"] = Found(0, "operator")
+                found["sequence-conflict", f"{fact.claims.terminal}/{fact.claims.epoch}"] = Found(0, "operator")
     for subject in _missing_exits(known, day):
         found["missing-exit", subject] = Found(0, "operator")
     return found | _operator_totals(intake, declared, day)
