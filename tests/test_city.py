@@ -54,7 +54,7 @@ NAMED_FAULTS = {
     "load-doubt-committed", "load-doubt-lost", "psam-gap", "terminal-twins", "clock-ahead", "missing-exit",
     "overdraft-ride",
     "foreign", "denylist-before-applied", "denylist-after-applied", "replaced-card-late-tap",
-    "operator-total-off-by-one",
+    "operator-total-off-by-one", "concession-ended",
     "torn-recovered", "torn-committed", "torn-void",
 } | {f"altered-claim:{name}" for name in CLAIMS}  # fmt: skip
 TRANSPORT = bytes.fromhex("54455354205452414E53504F52542031")  # a TEST key: "TEST TRANSPORT 1"

@@ -157,7 +157,8 @@ def _tariff(row: StoredRow, policies: Policies) -> tuple[object, ...]:
 
 
 def _step(row: StoredRow) -> Step:
-    doubts = tuple(Doubt(*pair) for pair in zip(row["doubts"] or (), row["doubt_fens"] or (), strict=True))
+    columns = (row[name] or () for name in ("doubts", "doubt_fens", "doubt_counters"))
+    doubts = tuple(Doubt(*load) for load in zip(*columns, strict=True))
     return Step(**{name: row[name] for name in _STEP_COLUMNS}, doubts=doubts)
 
 
@@ -171,14 +172,20 @@ def _gap_findings(judged: Iterable[tuple[Step, Evidence]]) -> Iterable[Finding]:
             yield evidence.kind, evidence.subject, evidence.amount_fen, owner, "{}", None
 
 
+_DECIDED = {"reversed": 0, "authorised": 1, "committed": 2}
+
+
 def _load_findings(loads: Iterable[StoredRow], day: date, calendar: Calendar) -> Iterable[Finding]:
-    for load in loads:
+    # Tries under one online counter are one case: of the one that was committed, else of the last that is undecided.
+    told: dict[str, StoredRow] = {}
+    for load in sorted(loads, key=lambda load: (_DECIDED[load["state"]], load["authorised_at"])):
         # A load that this very close decided is on record even when it was authorised after the cut-off.
         if calendar.business_date(load["authorised_at"]) <= day or load["settled_on"] == day:
-            subject = f"{load['card'].hex()}/{load['purse']}/{load['counter']}"
-            resolution = load["state"] if load["state"] in ("committed", "reversed") else None
-            detail = json.dumps({"load_id": load["load_id"], "channel": load["channel"]})
-            yield "load-in-doubt", subject, load["amount_fen"], accounts.ISSUER, detail, resolution
+            told[f"{load['card'].hex()}/{load['purse']}/{load['counter']}"] = load
+    for subject, load in told.items():
+        resolution = load["state"] if load["state"] != "authorised" else None
+        detail = json.dumps({"load_id": load["load_id"], "channel": load["channel"]})
+        yield "load-in-doubt", subject, load["amount_fen"], accounts.ISSUER, detail, resolution
 
 
 def _gap_targets(judged: Iterable[tuple[Step, Evidence]]) -> Iterable[Target]:

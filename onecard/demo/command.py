@@ -21,6 +21,7 @@ from clearing.close.command import close
 from clearing.ledger.export import export
 from clearing.registry.document import parse_declared, parse_registry
 from clearing.registry.take import declare, take
+from clearing.store.connect import UNAVAILABLE
 from keys.proof import sm3
 from onecard.demo.counter_readers import CounterReaders
 from onecard.demo.front_desk import FrontDesk, RecordingDesk
@@ -35,6 +36,7 @@ CITY_TIME = timezone(timedelta(hours=8), "CST")
 DATES = (date(2026, 3, 2), date(2026, 3, 3))
 FIRST_MORNING = datetime.combine(DATES[0], time(2), CITY_TIME)
 CONNECTIONS = 16
+CLOSE_PAUSES_S = (1, 2, 5, 10)
 P = ParamSpec("P")
 Result = TypeVar("Result")
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -187,8 +189,19 @@ async def _upload(uploader: Uploader, city: Plan, day: date, tally: Tally, bars:
 
 async def _close(stage: Stage, clock: FileClock, day: date, tally: Tally, bars: Progress) -> None:
     closing = bars.add_task(f"{day}: close", total=1)
-    await close(stage.pool, day, clock)
+    await _close_patiently(stage, day, clock)
     line = {"order": next(tally.order), "close": day.isoformat(), "at": clock.now().isoformat()}
     with (stage.out / "uploads" / "index.jsonl").open("a", encoding="utf-8") as index:
         index.write(json.dumps(line) + "\n")
     bars.advance(closing)
+
+
+async def _close_patiently(stage: Stage, day: date, clock: FileClock) -> None:
+    """As an accountant does whose database died meanwhile: a close that was not committed left no trace."""
+    for pause_s in CLOSE_PAUSES_S:
+        try:
+            await close(stage.pool, day, clock)
+            return
+        except UNAVAILABLE:
+            await asyncio.sleep(pause_s)
+    await close(stage.pool, day, clock)

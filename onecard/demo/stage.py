@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import random
 import socket
@@ -136,9 +137,11 @@ async def set_up(state: Path, out: Path, dsn: str | None, seed: int, start: date
     """State directory, database, migrations, TEST keys.
 
     Raises SetupError when any of them cannot be had; what was there is not touched, what was started is ended."""
-    _must_be_empty(out)
+    _must_be_new(out)
     for directory in (state, out):
         _make_directory(directory)
+    # The driver tells at length of connections that died; `kept_up` tells it in a line.
+    logging.getLogger("asyncpg").setLevel(logging.CRITICAL)
     server = None if dsn else await asyncio.to_thread(launch, state)
     try:
         reached = dsn or (server.dsn if server else "")
@@ -205,10 +208,10 @@ def _make_directory(path: Path) -> None:
         raise SetupError(f"{path} is not writable for this user; nothing was changed, name another directory")
 
 
-def _must_be_empty(out: Path) -> None:
-    if out.is_dir() and any(out.iterdir()):
+def _must_be_new(out: Path) -> None:
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise SetupError(
-            f"{out} is not empty, and evidence of two runs must not mix; nothing was changed. "
+            f"{out} is not an empty directory, and evidence of two runs must not mix; nothing was changed. "
             "Name another --out directory, or remove that one."
         )
 
