@@ -138,6 +138,7 @@ def registry() -> dict[str, object]:
         ("concession", "transit", 7, {"1": 100, "2": 50, "3": 0}),
         ("fee", "101", 3, {"bps": 30}),
         ("grace", "*", 1, {"hours": 24}),
+        ("grace", "pos", 1, {"hours": 48}),
         ("clock", "*", 1, {"ahead_s": 300}),
         ("denylist", "*", 1, {"effective_after_s": 0, "publish_after_s": 3600}),
     ]
@@ -249,7 +250,16 @@ class Scene:
         answer = {"list_version": version, "effective_at": instant(at), "published_at": instant(published)}
         self.call("reports", at, {"card": card, "reason": "lost", "reported_at": instant(at)}, answer)
 
-    def load(self, card: str, fen: int, at: str, counter: int = 0, wrong_mac2: bool = False) -> bytes:
+    def load(
+        self,
+        card: str,
+        fen: int,
+        at: str,
+        counter: int = 0,
+        wrong_mac2: bool = False,
+        terminal: int = COUNTER,
+        channel: int = 301,
+    ) -> bytes:
         """Authorise a load on a purse of value 0; the answer is the record that would finish it."""
         day, _, clock = at.partition(" ")
         date, time = day.replace("-", ""), clock.replace(":", "")
@@ -257,22 +267,22 @@ class Scene:
         key, random4 = card_key(f"{name}/LOAD/1", suite, card), bytes.fromhex("11223344")
         seed = random4 + struct.pack(">H", counter) + b"\x80"
         session = sm4(key, seed.ljust(16, b"\0")) if suite else encrypt_tdes_ecb(key, seed.ljust(8, b"\0"))
-        common = struct.pack(">IB", fen, 2) + COUNTER.to_bytes(6, "big")
+        common = struct.pack(">IB", fen, 2) + terminal.to_bytes(6, "big")
         mac1 = mac4(suite, session, struct.pack(">I", 800) + common)
         mac2 = mac4(suite, session, common + bytes.fromhex(date + time)) if not wrong_mac2 else bytes(4)
-        request: dict[str, object] = {"terminal": COUNTER, "terminal_number": f"{COUNTER:012x}", "issuer": OWN}
+        request: dict[str, object] = {"terminal": terminal, "terminal_number": f"{terminal:012x}", "issuer": OWN}
         request |= {"card": card, "purse": 1, "generation": 0, "suite": suite, "key_version": 1, "key_index": 1}
-        request |= {"amount_fen": fen, "channel": 301, "balance_fen": 800, "counter": counter}
+        request |= {"amount_fen": fen, "channel": channel, "balance_fen": 800, "counter": counter}
         request |= {"random": random4.hex(), "mac1": mac1.hex()}
         self.call("loads", at, request, {"load_id": "1", "date": date, "time": time, "mac2": mac2.hex()})
-        return self.load_record(card, fen, at, counter)
+        return self.load_record(card, fen, at, counter, terminal)
 
-    def load_record(self, card: str, fen: int, at: str, counter: int = 0) -> bytes:
+    def load_record(self, card: str, fen: int, at: str, counter: int = 0, terminal: int = COUNTER) -> bytes:
         fields: dict[str, Any] = {
             "kind": 4,
             "counter": counter,
             "transaction_type": 2,
-            "terminal": COUNTER,
+            "terminal": terminal,
             "balance_before_fen": 0,
         }
         return self.record(card, fen, at, **fields)
@@ -501,6 +511,7 @@ def test_the_22nd_record_of_a_terminal_with_21_bad_proofs_gets_no_verdict(scene:
     scene.upload([scene.record(counter=0, at=f"{DAY2} 08:00:00")], at=f"{DAY2} 08:00:05")
     scene.close(DAY1)
     cases = [f"bad-proof {BUS}/1/{sequence} 200 {DAY1} - operator" for sequence in range(1, 22)]
+    cases.append(f"terminal-suspended {BUS}/1/22 200 {DAY1} - operator")
     books = f"""
         {DAY2} purse float:1 debit@1 200 0
         {DAY2} purse due:transit debit@1 0 200
@@ -569,6 +580,27 @@ def test_a_sealed_copy_lends_its_claims_to_the_unsealed_one(scene: Scene) -> Non
         f"{DAY2}/102": [line | {"class": "treasury subsidy", "late": late}],
     }
     assert scene.publish(books, cases, nets, statements).differences == []
+
+
+def test_an_adopted_copy_lends_its_number_too(scene: Scene) -> None:
+    scene.upload([scene.record(sealed=0, sequence=1, terminal_transaction=1, counter=0)])
+    scene.upload([scene.record(sequence=2, terminal_transaction=1, counter=0, concession=2)])
+    scene.upload([scene.record(OTHER, sequence=1)])
+    scene.close(DAY1)
+    books = f"""
+        {DAY1} purse float:1 debit@1 400 0
+        {DAY1} purse due:transit debit@1 0 400
+        {DAY1} transit due:purse debit@1 400 0
+        {DAY1} transit payable:102 debit@1 0 400
+        accepted 2 400
+        conflict 1 200
+    """
+    cases = f"""
+        conflict {CARD}@20260302080000 200 {DAY1} - operator
+        fare {BUS}/1/2 100 {DAY1} - operator
+        concession {BUS}/1/2 0 {DAY1} - operator
+    """
+    assert scene.publish(books, cases).differences == []
 
 
 FORK_DAY1 = f"""
@@ -835,6 +867,27 @@ def test_who_bears_a_denylisted_debit(scene: Scene) -> None:
     assert scene.publish(books, cases).differences == []
 
 
+def test_an_unsealed_record_proves_no_terminal_whose_grace_it_could_have(scene: Scene) -> None:
+    scene.report(CARD, f"{DAY1} 09:00:00", version=5)
+    times = (f"{DAY2} 10:00:00", f"{DAY2} 10:01:00")
+    scene.upload([scene.record(at=at, terminal=POS, sealed=at == times[0]) for at in times], at=times[1])
+    scene.close(DAY1)
+    scene.close(DAY2)
+    books = f"""
+        {DAY2} purse float:1 debit@1 400 0
+        {DAY2} purse due:smallpay debit@1 0 400
+        {DAY2} smallpay due:purse debit@1 400 0
+        {DAY2} smallpay suspense:103 debit@1 0 400
+        suspended 2 400
+    """
+    cases = f"""
+        denylist {POS}/1/1 200 {DAY1} - issuer issuer
+        denylist {POS}/1/2 200 {DAY1} - acquirer acquirer
+        bad-seal {POS}/1/2 200 {DAY1} - operator
+    """
+    assert scene.publish(books, cases).differences == []
+
+
 def test_a_clock_that_runs_ahead_by_more_than_the_policy_allows(scene: Scene) -> None:
     scene.upload([scene.record(at=f"{DAY1} 20:10:00")], at=f"{DAY1} 20:05:00")
     scene.upload([scene.record(at=f"{DAY1} 20:20:01")], at=f"{DAY1} 20:15:00")
@@ -931,6 +984,62 @@ def test_a_load_in_doubt_beside_a_missing_counter_books_nothing_until_evidence(s
         load-in-doubt {CARD}/1/0 5000 {DAY1} {DAY2} issuer committed
         gap-or-load {CARD}/1/0/0-0 5000 {DAY1} {DAY2} clearing
         card-gap {CARD}/1/0/0-0 300 {DAY2} - clearing
+    """
+    assert scene.publish(books, cases).differences == []
+
+
+def test_a_load_retried_with_another_amount_is_one_case_and_committed_once(scene: Scene) -> None:
+    scene.load(CARD, 5000, f"{DAY1} 07:00:00")
+    scene.load(CARD, 3000, f"{DAY1} 07:05:00")
+    scene.close(DAY1)
+    later = f"{DAY2} 08:00:00"
+    scene.upload([scene.record(counter=0, balance_before_fen=5000, at=later)], at=later)
+    scene.close(DAY2)
+    books = f"""
+        {DAY2} purse float:1 debit@1 200 0
+        {DAY2} purse due:transit debit@1 0 200
+        {DAY2} transit due:purse debit@1 200 0
+        {DAY2} transit payable:102 debit@1 0 200
+        {DAY2} purse cash:301 load@1 5000 0
+        {DAY2} purse float:1 load@1 0 5000
+        accepted 1 200
+    """
+    cases = f"load-in-doubt {CARD}/1/0 5000 {DAY1} {DAY2} issuer committed"
+    assert scene.publish(books, cases).differences == []
+
+
+def test_a_record_of_a_retried_load_finishes_the_order_of_its_own_terminal(scene: Scene) -> None:
+    bank = scene.load(CARD, 5000, f"{DAY1} 07:00:00", terminal=HOSPITAL, channel=302)
+    scene.load(CARD, 5000, f"{DAY1} 07:05:00")
+    scene.load(OTHER, 700, f"{DAY1} 07:05:00", channel=302)
+    cash = scene.load(OTHER, 700, f"{DAY1} 07:10:00")
+    scene.upload([bank])
+    scene.upload([cash])
+    scene.close(DAY1)
+    books = f"""
+        {DAY1} purse cash:302 load@1 5000 0
+        {DAY1} purse cash:301 load@1 700 0
+        {DAY1} purse float:1 load@1 0 5700
+        accepted 2 5700
+    """
+    assert scene.publish(books, f"sequence-gap {COUNTER}/1/1-2 0 {DAY1} - operator").differences == []
+
+
+def test_loads_that_two_sets_explain_stay_in_doubt(scene: Scene) -> None:
+    scene.load(CARD, 5000, f"{DAY1} 07:00:00")
+    scene.load(CARD, 5000, f"{DAY1} 07:05:00", counter=1)
+    scene.upload([scene.record(counter=0, balance_before_fen=5000)])
+    scene.close(DAY1)
+    books = f"""
+        {DAY1} purse float:1 debit@1 200 0
+        {DAY1} purse due:transit debit@1 0 200
+        {DAY1} transit due:purse debit@1 200 0
+        {DAY1} transit payable:102 debit@1 0 200
+        accepted 1 200
+    """
+    cases = f"""
+        load-in-doubt {CARD}/1/0 5000 {DAY1} - issuer
+        load-in-doubt {CARD}/1/1 5000 {DAY1} - issuer
     """
     assert scene.publish(books, cases).differences == []
 
@@ -1123,6 +1232,27 @@ def test_a_load_that_nobody_authorised_and_a_card_that_was_replaced(scene: Scene
     cases = f"""
         rogue-load {COUNTER}/1/1 5000 {DAY1} - clearing
         replaced-card {BUS}/1/2 200 {DAY1} - clearing
+    """
+    assert scene.publish(books, cases).differences == []
+
+
+def test_a_rogue_load_is_no_value_and_freezes_the_card(scene: Scene) -> None:
+    scene.upload([scene.load_record(CARD, 5000, f"{DAY1} 07:00:00")])
+    scene.close(DAY1)
+    later = f"{DAY2} 08:00:00"
+    scene.upload([scene.record(counter=0, balance_before_fen=5000, at=later)], at=later)
+    scene.close(DAY2)
+    books = f"""
+        {DAY2} purse float:1 debit@1 200 0
+        {DAY2} purse due:transit debit@1 0 200
+        {DAY2} transit due:purse debit@1 200 0
+        {DAY2} transit suspense:102 debit@1 0 200
+        suspended 2 5200
+    """
+    cases = f"""
+        rogue-load {COUNTER}/1/1 5000 {DAY1} - clearing
+        denylist {BUS}/1/1 200 {DAY2} - issuer issuer
+        unexplained-credit {CARD}/1/0/0 5000 {DAY2} - issuer
     """
     assert scene.publish(books, cases).differences == []
 

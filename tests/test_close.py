@@ -8,6 +8,8 @@ import pytest_asyncio
 
 from cardcore.errors import RefusedError
 from clearing.close.command import close
+from clearing.explain import explain
+from clearing.verify import verify
 from tests.clearing_side import (
     BUS,
     BUS_CO,
@@ -92,6 +94,22 @@ async def test_subsidy_needs_seal_and_follows_adoption(house: ClearingSide) -> N
     assert (await house.cases())["bad-seal", subject(bare)] == (100, D1, D2, "adopted", "operator")
     rows = await house.pool.fetch("SELECT origin_date FROM posting WHERE rule = 'subsidy'")
     assert {row["origin_date"] for row in rows} == {D1}
+
+
+async def test_adoption_takes_every_claim_of_the_sealed_copy(house: ClearingSide) -> None:
+    await house.load(A, 0, 5000, 0, at("03-02 07:00"))
+    bare = await house.tap(A, 0, 400, 5000, at("03-02 08:00"), terminal=METRO, sealed=False, sequence=41)
+    shop = await house.tap(A, 1, 30, 4600, at("03-02 09:00"), terminal=METRO, sequence=41)
+    # What the cryptogram does not cover, the unsealed copy got wrong: it was an exit, and of another number.
+    sealed = replace(resealed(bare), kind=3, sequence=42, epoch=2, station=9, entry_station=5, concession=2)
+    await house.adopt(bare, replace(sealed, full_fare_fen=400))
+    await house.close()
+    cases = await house.cases()
+    assert cases["concession", subject(sealed)] == (0, D1, None, None, "operator")
+    assert {kind for kind, _ in cases} == {"concession", "fare"}
+    assert cases["fare", subject(shop)][0] == 170
+    assert cases["fare", subject(sealed)][0] == 200
+    assert [check for check in await verify(house.pool) if not check.ok] == []
 
 
 async def test_fork_disputes_every_member_and_takes_its_subsidy_back(house: ClearingSide) -> None:
@@ -233,6 +251,69 @@ async def test_load_in_doubt_is_reversed_when_the_value_never_came(house: Cleari
     assert (await house.cases())["load-in-doubt", f"{A.hex()}/1/1"] == (500, D1, D2, "reversed", "issuer")
 
 
+async def test_a_load_retried_in_cash_is_one_case_and_committed_once(house: ClearingSide) -> None:
+    await house.load(A, 0, 1000, 0, at("03-02 07:00"))
+    await house.tap(A, 0, 200, 1000, at("03-02 08:00"))
+    await house.load(A, 1, 700, 800, at("03-02 09:00"), proven=False, load_id="bank")
+    await house.load(A, 1, 500, 800, at("03-02 09:05"), proven=False, load_id="cash")
+    await house.close()
+    assert (await house.cases())["load-in-doubt", f"{A.hex()}/1/1"] == (500, D1, None, None, "issuer")
+    await house.tap(A, 1, 200, 1300, at("03-03 10:00"))
+    await house.close()
+    assert (await house.moves(D2, "load"))["purse", "cash:901", "load@1"] == 500
+    assert (await house.cases())["load-in-doubt", f"{A.hex()}/1/1"] == (500, D1, D2, "committed", "issuer")
+    assert [check for check in await verify(house.pool) if not check.ok] == []
+
+
+async def test_a_record_of_a_retried_load_stands_for_the_order_that_intake_confirmed(house: ClearingSide) -> None:
+    bank = await house.load(A, 0, 500, 0, at("03-02 07:00"), proven=False, load_id="bank")
+    await house.load(A, 0, 500, 0, at("03-02 07:05"), proven=False, load_id="cash")
+    await house.load(A, 0, 500, 0, at("03-02 07:10"), proven=False, load_id="card")
+    await house.pool.execute("UPDATE load_order SET channel = 902 WHERE load_id = 'cash'")
+    await house.store(bank, at("03-02 07:05"), sealed=False, channel=902)
+    await house.pool.execute("UPDATE load_order SET state = 'authorised' WHERE load_id <> 'cash'")
+    await house.close()
+    assert await house.cases() == {}
+    assert [check for check in await verify(house.pool) if not check.ok] == []
+    assert "cash:902" in await explain(house.pool, subject(bank))
+
+
+async def test_the_record_of_one_try_undoes_what_evidence_said_of_another(house: ClearingSide) -> None:
+    bank = await house.load(A, 0, 500, 0, at("03-02 07:00"), proven=False, load_id="bank")
+    await house.load(A, 0, 500, 0, at("03-02 07:05"), proven=False, load_id="cash")
+    await house.pool.execute("UPDATE load_order SET channel = 902 WHERE load_id = 'cash'")
+    await house.tap(A, 0, 200, 500, at("03-02 08:00"))
+    await house.close()
+    assert (await house.moves(D1, "load"))["purse", "cash:902", "load@1"] == 500
+    await house.store(bank, at("03-02 07:00"), sealed=False)
+    await house.pool.execute("UPDATE load_order SET state = 'committed' WHERE load_id = 'cash'")
+    assert [check for check in await verify(house.pool) if not check.ok] == []
+    await house.close()
+    assert await house.moves(D2, "load") == {
+        ("purse", "cash:901", "load@1"): 500, ("purse", "cash:902", "load@1"): -500,
+    }  # fmt: skip
+    assert [check for check in await verify(house.pool) if not check.ok] == []
+
+
+async def test_loads_that_two_sets_explain_stay_in_doubt(house: ClearingSide) -> None:
+    await house.load(A, 0, 500, 0, at("03-02 07:00"), proven=False)
+    second = await house.load(A, 1, 500, 0, at("03-02 09:00"), proven=False)
+    await house.tap(A, 0, 200, 500, at("03-02 10:00"))
+    await house.close()
+    assert await house.moves(D1, "load") == {}
+    assert await house.cases() == {
+        ("load-in-doubt", f"{A.hex()}/1/{counter}"): (500, D1, None, None, "issuer") for counter in (0, 1)
+    }
+    assert [check for check in await verify(house.pool) if not check.ok] == []
+    # The record of one of them comes at last: the other one is void.
+    await house.store(second, at("03-02 09:00"), sealed=False)
+    await house.close()
+    cases = await house.cases()
+    assert cases["load-in-doubt", f"{A.hex()}/1/1"] == (500, D1, D2, "committed", "issuer")
+    assert cases["load-in-doubt", f"{A.hex()}/1/0"] == (500, D1, D2, "reversed", "issuer")
+    assert [check for check in await verify(house.pool) if not check.ok] == []
+
+
 async def test_gap_or_load_waits_for_evidence(house: ClearingSide) -> None:
     await house.load(A, 0, 1000, 0, at("03-02 07:00"))
     await house.tap(A, 0, 200, 1000, at("03-02 08:00"))
@@ -292,13 +373,28 @@ async def test_quarantine_conflict_and_torn_cases(house: ClearingSide) -> None:
         "SELECT detail ->> 'outcome' AS outcome FROM case_file WHERE kind = 'torn' ORDER BY subject"
     )
     assert [row["outcome"] for row in details] == ["void", "committed", "undecided"]
-    assert {kind for kind, _ in cases} == {"bad-proof", "conflict", "torn", "card-gap"}
+    assert cases["terminal-suspended", subject(replace(forged, sequence=78))] == (55, D1, None, None, "operator")
+    assert {kind for kind, _ in cases} == {"bad-proof", "terminal-suspended", "conflict", "torn", "card-gap"}
     await house.pool.execute("UPDATE exhibit SET taken_up_at = now() WHERE code = 'bad-proof'")
     await house.tap(A, 1, 200, 800, at("03-02 08:30"))
     await house.close()
     cases = await house.cases()
     assert cases["bad-proof", subject(forged)] == (55, D1, D2, "taken up", "operator")
     assert cases["torn", subject(torn[1])] == (200, D1, D2, "void", "clearing")
+
+
+@pytest.mark.parametrize(
+    "code", ["bad-proof", "unknown-psam", "unknown-issuer", "no-key", "unknown-card", "malformed", "terminal-suspended"]
+)
+async def test_a_quarantined_record_is_a_case_until_it_is_taken_up(house: ClearingSide, code: str) -> None:
+    record = await house.tap(A, 0, 0, 0, at("03-02 08:00"), terminal=METRO, kind=3, flags=4, full_fare_fen=0)
+    record = replace(record, sequence=77, cryptogram=b"\1" * 8, amount_fen=55)
+    await house.exhibit(record, at("03-02 08:00"), "quarantined", code)
+    await house.close()
+    assert (await house.cases())[code, subject(record)] == (55, D1, None, None, "operator")
+    await house.pool.execute("UPDATE exhibit SET taken_up_at = now()")
+    await house.close()
+    assert (await house.cases())[code, subject(record)] == (55, D1, D2, "taken up", "operator")
 
 
 async def test_suspended_records_are_cases_and_stay(house: ClearingSide) -> None:
@@ -315,6 +411,32 @@ async def test_suspended_records_are_cases_and_stay(house: ClearingSide) -> None
     for code, tap in zip(codes, taps, strict=True):
         assert cases[code, subject(tap)] == (10, D1, None, None, "clearing")
     assert cases["rogue-load", subject(rogue)] == (100, D1, None, None, "clearing")
+
+
+async def test_a_rogue_load_is_no_value_and_freezes_the_card(house: ClearingSide) -> None:
+    await house.load(A, 0, 1000, 0, at("03-02 07:00"))
+    await house.tap(A, 0, 200, 1000, at("03-02 08:00"))
+    rogue = await house.load(A, 1, 500, 800, at("03-02 09:00"), proven=False)
+    await house.pool.execute("DELETE FROM load_order WHERE counter = 1")
+    await house.store(rogue, at("03-02 09:00"), state="suspended", code="rogue-load", sealed=False)
+    await house.close()
+    listed = await house.pool.fetch("SELECT card, reason, effective_at FROM denylist")
+    assert [tuple(row) for row in listed] == [(A, "rogue-load", at("03-03 03:00"))]
+    await house.tap(A, 1, 200, 1300, at("03-03 10:00"), state="suspended", code="denylisted")
+    await house.close()
+    assert (await house.cases())["unexplained-credit", f"{PURSE_A}/1"] == (500, D2, None, None, "issuer")
+    assert await house.pool.fetchval("SELECT count(*) FROM denylist") == 1
+    assert [check for check in await verify(house.pool) if not check.ok] == []
+    await house.pool.execute("DELETE FROM denylist")
+    assert [check.name for check in await verify(house.pool) if not check.ok] == ["rule 4 disputed cards are frozen"]
+
+
+async def test_a_load_is_in_doubt_although_a_rogue_record_names_it(house: ClearingSide) -> None:
+    rogue = await house.load(A, 0, 500, 0, at("03-02 09:00"), proven=False)
+    await house.store(rogue, at("03-02 09:00"), state="suspended", code="rogue-load", sealed=False)
+    await house.pool.execute("UPDATE load_order SET state = 'authorised'")
+    await house.close()
+    assert (await house.cases())["load-in-doubt", f"{A.hex()}/1/0"] == (500, D1, None, None, "issuer")
 
 
 async def test_denylist_bearer(house: ClearingSide) -> None:
@@ -339,6 +461,21 @@ async def test_denylist_bearer(house: ClearingSide) -> None:
         "issuer",
         "acquirer",
     ]
+
+
+async def test_an_unsealed_record_proves_no_terminal_whose_grace_it_could_have(house: ClearingSide) -> None:
+    await house.pool.execute("INSERT INTO policy VALUES ('grace', 'pos', '2026-01-01', 1, '', '{\"hours\": 48}')")
+    await house.pool.execute(
+        "INSERT INTO denylist VALUES ($1, 5, 'lost', $2, $2, $3)", A, at("03-02 08:00"), at("03-02 09:00")
+    )
+    sealed, bare = [
+        await house.tap(A, n, 10, -10 * n, at(f"03-03 09:0{n}"), state="suspended", code="denylisted", terminal=SHOP,
+                        sealed=n == 0)
+        for n in range(2)
+    ]  # fmt: skip
+    await house.close()
+    cases = await house.cases()
+    assert [cases["denylist", subject(tap)][4] for tap in (sealed, bare)] == ["issuer", "acquirer"]
 
 
 async def test_sequence_and_batch_cases(house: ClearingSide) -> None:

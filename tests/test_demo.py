@@ -129,12 +129,26 @@ def test_the_auditors_agree_again_and_see_a_single_fen(first: Demo, tmp_path: Pa
     assert all(int(count) > 0 for count in re.findall(r"auditor .: (\d+) differences", done.stdout))
 
 
-def test_evidence_of_two_runs_does_not_mix(first: Demo, tmp_path: Path) -> None:
-    before = {path: path.read_bytes() for path in first.out.rglob("*") if path.is_file()}
-    said = refused(onecard("demo", "--out", first.out, "--state", tmp_path / "state", "--cards", 60, "--debits", 500))
-    assert "is not an empty directory" in said
+def test_evidence_and_other_things_do_not_mix(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "letter.txt").write_text("dear")
+    said = refused(onecard("demo", "--out", out, "--state", tmp_path / "state", "--cards", 60, "--debits", 500))
+    assert "something else than a demo's output" in said
     assert not (tmp_path / "state").exists()
-    assert {path: path.read_bytes() for path in first.out.rglob("*") if path.is_file()} == before
+    assert [path.name for path in out.iterdir()] == ["letter.txt"]
+
+
+def test_an_earlier_output_is_replaced_and_cards_go_through_pcscd(first: Demo, tmp_path: Path) -> None:
+    """The first 20 cards are issued and loaded behind real PC/SC, and the books are the same."""
+    again = tmp_path / "out"
+    shutil.copytree(first.out, again)
+    with demo(tmp_path, TOWN, "--pcsc", 20) as second:
+        status, output, errors = second.ended()
+        assert status == 0, output + errors
+    assert second.out == again
+    assert second.report["books_digest"] == first.report["books_digest"]
+    assert second.report["truth_digest"] == first.report["truth_digest"]
 
 
 def test_a_second_demo_on_the_same_state_is_refused(first: Demo, tmp_path: Path) -> None:

@@ -7,18 +7,15 @@ Pure logic of rules 12 and 17 (docs/ledger.md, "Gaps"); amounts in fen.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from itertools import combinations
-
-# Beyond this the subsets of loads in doubt in one interval are not searched: the case stays open for people.
-MOST_DOUBTS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """A load that was authorised in the interval and not proven."""
+    """A load that was authorised in the interval and not proven, under an online counter of the card."""
 
     load_id: str
     amount_fen: int
+    counter: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +39,7 @@ class Step:
     loads_fen: int
     unsealed: int
     unsealed_fen: int
-    doubts: tuple[Doubt, ...]
+    doubts: tuple[Doubt, ...]  # in the order of their authorisation
 
     @property
     def missing(self) -> int:
@@ -78,8 +75,14 @@ def judge(step: Step) -> Evidence:
     purse = f"{step.card.hex()}/{step.purse}/{step.generation}"
     counters = f"{purse}/{step.lower + 1}-{step.upper - 1}"
     if step.doubts and step.missing > 0:
-        return Evidence("gap-or-load", counters, sum(doubt.amount_fen for doubt in step.doubts))
-    if step.doubts and step.missing == 0 and (committed := _explain(step.doubts, -step.lost_fen)) is not None:
+        most = {doubt.counter: 0 for doubt in step.doubts}
+        for doubt in step.doubts:
+            most[doubt.counter] = max(most[doubt.counter], doubt.amount_fen)
+        return Evidence("gap-or-load", counters, sum(most.values()))
+    if step.doubts and step.missing == 0 and (explanations := _explain(step.doubts, -step.lost_fen)):
+        if len(explanations) > 1:
+            return Evidence()
+        (committed,) = explanations
         void = tuple(doubt.load_id for doubt in step.doubts if doubt.load_id not in committed)
         return Evidence(committed=committed, reversed=void)
     if step.missing > 0 and step.lost_fen >= 0:
@@ -90,14 +93,21 @@ def judge(step: Step) -> Evidence:
     return Evidence()
 
 
-def _explain(doubts: Sequence[Doubt], credit_fen: int) -> tuple[str, ...] | None:
-    """The loads that make up a credit, the fewest and earliest first; None when none do."""
-    if credit_fen == 0:
-        return ()
-    if credit_fen < 0 or len(doubts) > MOST_DOUBTS:
-        return None
-    for count in range(1, len(doubts) + 1):
-        for chosen in combinations(doubts, count):
-            if sum(doubt.amount_fen for doubt in chosen) == credit_fen:
-                return tuple(doubt.load_id for doubt in chosen)
-    return None
+def _explain(doubts: Sequence[Doubt], credit_fen: int) -> list[tuple[str, ...]]:
+    """Up to two of the sets of loads that make up a credit, at most one load under each online counter.
+
+    The card forgets an initialised load when the next one is, so of equal ones under one counter only the last counts.
+    """
+    tries: dict[int, dict[int, Doubt]] = {}
+    for doubt in doubts:
+        tries.setdefault(doubt.counter, {})[doubt.amount_fen] = doubt
+    # By what they sum up to. Two sets of a sum are as good as many: neither is the only one.
+    sets: dict[int, list[tuple[str, ...]]] = {0: [()]}
+    for loads in tries.values():
+        wider = {fen: list(found) for fen, found in sets.items()}
+        for load in loads.values():
+            for fen, found in sets.items():
+                if fen + load.amount_fen <= credit_fen:
+                    wider.setdefault(fen + load.amount_fen, []).extend((*each, load.load_id) for each in found)
+        sets = {fen: found[:2] for fen, found in wider.items()}
+    return sets.get(credit_fen, [])

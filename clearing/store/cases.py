@@ -132,7 +132,7 @@ FOLD = """
     ON CONFLICT (kind, subject) DO UPDATE
     SET amount_fen = excluded.amount_fen, owner = excluded.owner, detail = excluded.detail,
         resolved = excluded.resolved, resolution = excluded.resolution
-    WHERE c.resolved IS NULL OR (excluded.resolution IS NULL AND c.kind = ANY($2::text[]))"""
+    WHERE c.resolved IS NULL OR (c.kind = ANY($2::text[]) AND excluded.resolution IS DISTINCT FROM c.resolution)"""
 RESOLVE = """
     UPDATE case_file c SET resolved = $1::date, resolution = w.word FROM unnest($2::text[], $3::text[]) AS w (kind,
         word)
@@ -158,15 +158,16 @@ async def fold(connection: asyncpg.Connection, day: date, words: Mapping[str, st
 
 
 async def cards_of(connection: asyncpg.Connection, day: date, *kinds: str) -> list[asyncpg.Record]:
-    """kind and card of the cases of some kinds that a close opened; a case about a record says whose card it is by
-    the record.
+    """kind and card of the cases of some kinds that a close opened; for kinds that are codes of records, the cards of
+    all such records, since two of them may share a case.
     """
     return await ask.rows(
         connection,
-        f"""
-        SELECT DISTINCT c.kind, coalesce(k.card, decode(split_part(c.subject, '/', 1), 'hex')) AS card
-        FROM case_file c LEFT JOIN known k ON (k.code, {record_subject("k")}) = (c.kind, c.subject)
-        WHERE c.opened = $1 AND c.kind = ANY($2::text[])""",
+        """
+        SELECT code AS kind, card FROM known WHERE code = ANY($2::text[])
+        UNION
+        SELECT kind, decode(split_part(subject, '/', 1), 'hex') FROM case_file c
+        WHERE opened = $1 AND kind = ANY($2::text[]) AND NOT EXISTS (SELECT FROM known k WHERE k.code = c.kind)""",
         day,
         kinds,
     )

@@ -20,23 +20,22 @@ OFFLINE = f"({Kind.DEBIT.value}, {Kind.ENTRY.value}, {Kind.EXIT.value})"
 _CLAIMED = ", ".join(
     f"{claim(name)} AS {name}"
     for name in (
-        "generation", "counter", "balance_before_fen", "flags", "line", "station", "entry_station", "concession",
-        "full_fare_fen", "list_version",
+        "kind", "terminal", "epoch", "sequence", "generation", "counter", "balance_before_fen", "flags", "line",
+        "station", "entry_station", "concession", "full_fare_fen", "list_version",
     )
 )  # fmt: skip
-# An adopted copy lends its claims to the posted record; what the cryptogram covers is the same in both.
+# An adopted copy lends all its claims to the posted record, whichever came first; what the cryptogram covers is the
+# same in both.
 KNOWN = f"""
     CREATE TEMP TABLE known ON COMMIT DROP AS
     WITH believed AS (
-        SELECT f.card, f.proof_key, f.kind, f.purse, f.amount_fen, f.terminal_number, f.terminal_transaction, f.instant,
-               f.origin_date, f.sector, f.operator, f.terminal, f.epoch, f.sequence, f.state, f.code, f.batch_id,
+        SELECT f.card, f.proof_key, f.purse, f.amount_fen, f.terminal_number, f.terminal_transaction, f.instant,
+               f.origin_date, f.sector, f.operator, f.state, f.code, f.batch_id,
                f.sealed OR a.card IS NOT NULL AS sealed, coalesce(a.record, f.record) AS record
         FROM fact f LEFT JOIN record_event a ON (a.card, a.proof_key, a.kind) = (f.card, f.proof_key, 'adopted')
     ), claimed AS (
-        SELECT card, proof_key, kind, purse, amount_fen, terminal_number, terminal_transaction, instant, origin_date,
-            sector,
-               operator, terminal, epoch, sequence, state, code, batch_id, sealed, sealed AND kind IN {OFFLINE} AS
-                   counted,
+        SELECT card, proof_key, purse, amount_fen, terminal_number, terminal_transaction, instant, origin_date, sector,
+               operator, state, code, batch_id, sealed, sealed AND {claim("kind")} IN {OFFLINE} AS counted,
                {claim("date")} || {claim("time")} AS moment, {_CLAIMED}
         FROM believed
     )
@@ -66,13 +65,14 @@ VALUE = f"""
            load_id, counter
     FROM unproven WHERE state IN ('authorised', 'committed')"""
 
-UNPROVEN = f"""
+# One online counter stands for one load: the try that a record proved leaves no doubt about the others.
+UNPROVEN = """
     CREATE TEMP TABLE unproven ON COMMIT DROP AS
     SELECT load_id, card, purse, generation, counter, amount_fen, channel, authorised_at, state, settled_on
     FROM load_order o
     WHERE authorised_at IS NOT NULL AND state <> 'reserved' AND NOT EXISTS (
-        SELECT FROM known k WHERE k.kind = {Kind.LOAD.value} AND k.state = 'accepted'
-        AND (k.card, k.purse, k.counter, k.amount_fen) = (o.card, o.purse, o.counter, o.amount_fen))"""
+        SELECT FROM load_order p WHERE p.state = 'confirmed'
+        AND (p.card, p.purse, p.generation, p.counter) = (o.card, o.purse, o.generation, o.counter))"""
 
 OPEN_STEPS = """
     WITH between AS (
@@ -80,8 +80,9 @@ OPEN_STEPS = """
                coalesce(sum(v.amount_fen) FILTER (WHERE what = 'load'), 0) AS loads_fen,
                coalesce(sum(v.amount_fen) FILTER (WHERE what = 'unsealed'), 0) AS unsealed_fen,
                count(*) FILTER (WHERE what = 'unsealed') AS unsealed,
-               array_agg(v.load_id ORDER BY v.counter, v.load_id) FILTER (WHERE what = 'doubt') AS doubts,
-               array_agg(v.amount_fen ORDER BY v.counter, v.load_id) FILTER (WHERE what = 'doubt') AS doubt_fens
+               array_agg(v.load_id ORDER BY v.instant, v.load_id) FILTER (WHERE what = 'doubt') AS doubts,
+               array_agg(v.amount_fen ORDER BY v.instant, v.load_id) FILTER (WHERE what = 'doubt') AS doubt_fens,
+               array_agg(v.counter ORDER BY v.instant, v.load_id) FILTER (WHERE what = 'doubt') AS doubt_counters
         FROM step s JOIN value v ON v.card = s.card AND v.purse = s.purse AND coalesce(v.generation, s.generation) =
             s.generation
             AND v.instant > s.lower_at AND v.instant <= s.upper_at
@@ -90,7 +91,7 @@ OPEN_STEPS = """
     SELECT s.card, s.purse, s.generation, s.lower, s.upper, s.proof_key, s.origin_date, s.after_fen::bigint,
         s.before_fen::bigint,
            coalesce(b.loads_fen, 0)::bigint AS loads_fen, coalesce(b.unsealed, 0) AS unsealed,
-           coalesce(b.unsealed_fen, 0)::bigint AS unsealed_fen, b.doubts, b.doubt_fens
+           coalesce(b.unsealed_fen, 0)::bigint AS unsealed_fen, b.doubts, b.doubt_fens, b.doubt_counters
     FROM step s LEFT JOIN between b USING (card, purse, generation, upper)
     WHERE (s.upper - s.lower - 1 - coalesce(b.unsealed, 0) <> 0 OR b.doubts IS NOT NULL
            OR s.after_fen + coalesce(b.loads_fen, 0) - coalesce(b.unsealed_fen, 0) <> s.before_fen)

@@ -31,9 +31,9 @@ def due_legs(batch: int | None = None, journal: int | None = None) -> str:
         r.retaken
     FROM r, LATERAL (
         SELECT channel FROM load_order o
-        WHERE (o.card, o.purse, o.counter, o.amount_fen) = (r.card, r.purse, r.counter, r.amount_fen) AND
-            o.authorised_at IS NOT NULL
-        ORDER BY o.authorised_at LIMIT 1) AS o,
+        WHERE (o.card, o.purse, o.counter, o.amount_fen) = (r.card, r.purse, r.counter, r.amount_fen)
+          AND o.state = 'confirmed'
+        ORDER BY o.authorised_at DESC LIMIT 1) AS o,
         LATERAL (VALUES ('cash:' || o.channel, 1), ('float:' || r.purse, -1)) AS leg (account, sign)
     WHERE r.kind = 4 AND r.state = 'accepted' AND r.amount_fen > 0
     UNION ALL

@@ -79,7 +79,8 @@ CHECKS = {
         SELECT NOT EXISTS (SELECT FROM case_file c WHERE c.kind = 'sequence-conflict' AND c.subject = f.terminal || '/'
             || f.epoch) AS bad,
                f.terminal || '/' || f.epoch || '/' || f.sequence AS label
-        FROM fact f WHERE f.batch_id <= (SELECT coalesce(max(last_batch), 0) FROM closing)
+        FROM known f WHERE f.batch_id <= (SELECT coalesce(max(last_batch), 0) FROM closing)
+          AND NOT EXISTS (SELECT FROM unseen u WHERE u.card = f.card)
         GROUP BY f.terminal, f.epoch, f.sequence HAVING count(*) > 1
         UNION ALL SELECT false, 'facts' FROM fact""",
     "C1 nets sum to zero": """
@@ -113,7 +114,8 @@ CHECKS = {
             SELECT purse, -amount_fen FROM load_order o WHERE EXISTS (
                 SELECT FROM case_file c WHERE c.kind = 'load-in-doubt' AND c.resolution = 'committed'
                 AND c.subject = encode(o.card, 'hex') || '/' || o.purse || '/' || o.counter)
-                AND o.settled_on IS NOT NULL AND (o.state = 'committed' OR EXISTS (
+                AND o.settled_on IS NOT NULL AND (EXISTS (
+                    SELECT FROM unproven u WHERE u.load_id = o.load_id AND u.state = 'committed') OR EXISTS (
                 SELECT FROM carried k WHERE k.subject = o.load_id GROUP BY k.subject, k.account HAVING sum(k.amount_fen)
                     <> 0))
             UNION ALL
@@ -168,9 +170,9 @@ AGAIN = {
 }
 SHADOW = f"""
     WITH kept AS (
-        SELECT k.card, k.purse, sum(CASE WHEN k.kind = 4 AND k.state = 'accepted' THEN k.amount_fen WHEN k.kind IN {OFFLINE} THEN -k.amount_fen
-            ELSE 0 END)
-               ::bigint AS value_fen FROM known k GROUP BY k.card, k.purse
+        SELECT k.card, k.purse, sum(CASE WHEN k.kind = 4 AND k.state = 'accepted' THEN k.amount_fen
+            WHEN k.kind IN {OFFLINE} THEN -k.amount_fen ELSE 0 END)::bigint AS value_fen
+        FROM known k GROUP BY k.card, k.purse
     ), evidence AS (
         SELECT card, purse, sum(amount_fen)::bigint AS fen FROM unproven WHERE state = 'committed' GROUP BY card, purse
     ), gap AS (
@@ -197,6 +199,8 @@ SHADOW = f"""
       AND NOT EXISTS (SELECT FROM case_file c WHERE c.kind IN ('fork', 'gap-or-load', 'unexplained-credit',
           'unexplained-debit')
                       AND split_part(c.subject, '/', 1) = encode(l.card, 'hex'))
+      AND NOT EXISTS (SELECT FROM unproven u WHERE u.card = l.card AND u.purse = l.purse AND u.state = 'authorised'
+                      AND u.authorised_at <= l.upper_at)
       AND NOT EXISTS (SELECT FROM known o WHERE o.card = l.card AND o.generation > 0)"""
 
 

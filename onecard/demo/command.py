@@ -18,7 +18,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cardcore.errors import OnecardError, SetupError
 from clearing.clock import FileClock
 from clearing.close.command import close
-from clearing.ledger.export import export
 from clearing.registry.document import parse_declared, parse_registry
 from clearing.registry.take import declare, take
 from clearing.store.connect import UNAVAILABLE
@@ -113,7 +112,6 @@ async def _run(city: Plan, out: Path, state: Path, dsn: str | None, serve: bool,
         with bars:
             async with CounterReaders(card.serial for card in city.cards[:pcsc]) as readers, stage.kept_up():
                 await _play(stage, city, readers, tally, bars)
-        await export(stage.pool, out)
         report = await judge(stage, city, tally.records, tally.upload_s, truth_digest, tally.started)
         write(report, out)
         played = True

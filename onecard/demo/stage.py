@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -33,6 +34,12 @@ LAST_WORDS = 800
 POOL_SIZE = 4
 GOODBYE_S = 5.0
 console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+# What a demo writes into --out (docs/demo.md).
+OUTPUTS = frozenset({
+    "registry.json", "truth.jsonl", "declared.jsonl", "test-components.json", "desk.jsonl", "cards.json", "books.jsonl",
+    "cases.jsonl", "report.json", "statements", "uploads",
+})  # fmt: skip
 
 Components = Mapping[str, tuple[bytes, bytes]]
 
@@ -137,7 +144,7 @@ async def set_up(state: Path, out: Path, dsn: str | None, seed: int, start: date
     """State directory, database, migrations, TEST keys.
 
     Raises SetupError when any of them cannot be had; what was there is not touched, what was started is ended."""
-    _must_be_new(out)
+    _must_be_ours(out)
     for directory in (state, out):
         _make_directory(directory)
     # The driver tells at length of connections that died; `kept_up` tells it in a line.
@@ -158,6 +165,7 @@ async def set_up(state: Path, out: Path, dsn: str | None, seed: int, start: date
         if server is not None and server.started:
             await asyncio.to_thread(server.stop)
         raise
+    _clear(out)
     stage = Stage(state, out, server, reached, pool, store, state / "clock")
     stage.set_clock(start)
     return stage, components
@@ -208,12 +216,22 @@ def _make_directory(path: Path) -> None:
         raise SetupError(f"{path} is not writable for this user; nothing was changed, name another directory")
 
 
-def _must_be_new(out: Path) -> None:
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+def _must_be_ours(out: Path) -> None:
+    """New, empty, or the output of an earlier demo: evidence of two runs, or of other things, must not mix."""
+    if out.exists() and not (out.is_dir() and all(path.name in OUTPUTS for path in out.iterdir())):
         raise SetupError(
-            f"{out} is not an empty directory, and evidence of two runs must not mix; nothing was changed. "
+            f"{out} holds something else than a demo's output; nothing was changed. "
             "Name another --out directory, or remove that one."
         )
+
+
+def _clear(out: Path) -> None:
+    """Take an earlier demo's output away."""
+    for path in out.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _ready(base_url: str) -> bool:
