@@ -245,14 +245,20 @@ async def house(dsn: str, path: Path, without: Iterable[str] = (), **registry: A
 
 
 def load_request(
-    card: str, *, amount_fen: int = 5000, counter: int = 0, raw_balance_fen: int = 800, **more: Any
+    card: str,
+    *,
+    amount_fen: int = 5000,
+    counter: int = 0,
+    raw_balance_fen: int = 800,
+    terminal: int = COUNTER,
+    **more: Any,
 ) -> dict[str, Any]:
     """The body of a load as a counter sends it, with the MAC1 that the card would give; value = raw balance − 800."""
-    number, random_ = b"\0\0" + COUNTER.to_bytes(4), bytes.fromhex("a1b2c3d4")
+    number, random_ = b"\0\0" + terminal.to_bytes(4), bytes.fromhex("a1b2c3d4")
     covered = raw_balance_fen.to_bytes(4) + amount_fen.to_bytes(4) + b"\2" + number
     session = card_key(0, "LOAD", 1, bytes.fromhex(OWN), bytes.fromhex(card)).session(random_ + counter.to_bytes(2))
     return {
-        "terminal": COUNTER, "terminal_number": number.hex(), "issuer": OWN, "card": card, "purse": 1,
+        "terminal": terminal, "terminal_number": number.hex(), "issuer": OWN, "card": card, "purse": 1,
         "generation": 0, "suite": 0,
         "key_version": 1, "key_index": 1, "amount_fen": amount_fen, "channel": str(BANK),
         "balance_fen": raw_balance_fen,

@@ -108,6 +108,19 @@ async def test_the_same_load_asked_twice_at_once_is_one_authorised_order(open_ho
     assert (await open_house.upload(1, [load_record(request, granted[0], 1)]))["accepted"] == 1
 
 
+async def test_the_record_of_a_retried_load_finishes_the_order_of_its_own_terminal(open_house: House) -> None:
+    request = load_request(CARDS[0])
+    _, grant = await open_house.post(LOADS, **request)
+    elsewhere = load_request(CARDS[0], terminal=HOSPITAL)
+    assert (await open_house.post(LOADS, **elsewhere))[0] == 201
+    assert (await open_house.upload(1, [load_record(request, grant, 1)]))["accepted"] == 1
+    states = await open_house.pool.fetch("SELECT terminal, state FROM load_order")
+    assert {row["terminal"]: row["state"] for row in states} == {
+        request["terminal"]: "confirmed",
+        HOSPITAL: "authorised",
+    }
+
+
 async def test_a_load_is_booked_whatever_became_of_the_card_since(open_house: House) -> None:
     request = load_request(CARDS[0])
     _, grant = await open_house.post(LOADS, **request)

@@ -1,7 +1,7 @@
 """One group of records becomes verdicts, rows and postings: pure, between the look-ups and the writes of one
 transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 
@@ -21,7 +21,7 @@ from keys.proof import sm3
 from keys.verifiers import OpenedAct
 from keys.verifiers import Verdict as ProofVerdict
 
-LoadKey = tuple[bytes, int, int, int]
+LoadKey = tuple[bytes, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def settle(arrivals: Arrivals, proofs: Proofs, evidence: Evidence, registry: Reg
     contenders = (first > Verdict.BAD_PROOF) & ~limited
     findings[Verdict.CONFLICT] = conflict = outdone(proofs, contenders, among)
     adopted = _meet_facts(records, proofs, contenders, conflict, evidence.facts)
-    load_keys = _load_keys(records)
+    load_keys = _load_keys(records, evidence.loads)
     findings[Verdict.ROGUE_LOAD] = _rogue(records, decide(findings), load_keys, evidence.loads)
     verdict = decide(findings)
 
@@ -119,7 +119,7 @@ def settle(arrivals: Arrivals, proofs: Proofs, evidence: Evidence, registry: Reg
             records["act_id"][at].tobytes()
             for at in np.flatnonzero((records["kind"] == Kind.ACT) & (verdict > Verdict.CONFLICT))
         ],
-        confirmed_loads=[evidence.loads[key][0] for position, key in load_keys if accepted[position]],
+        confirmed_loads=[evidence.loads[key][0] for position, key in load_keys.items() if accepted[position]],
     )
 
 
@@ -181,24 +181,27 @@ def _meet_facts(
 def _rogue(
     records: Records,
     verdict: NDArray[np.uint8],
-    load_keys: Sequence[tuple[int, LoadKey]],
+    load_keys: Mapping[int, LoadKey],
     loads: Mapping[LoadKey, tuple[str, str]],
 ) -> Mask:
     """Which loads have no authorisation to themselves: of several that fit one, the first has it."""
     rogue = np.asarray(records["kind"] == Kind.LOAD)
-    claims = [(at, key) for at, key in load_keys if verdict[at] == Verdict.ACCEPTED and key in loads]
+    claims = [(at, loads[key][0]) for at, key in load_keys.items() if verdict[at] == Verdict.ACCEPTED and key in loads]
     rogue[[at for at, _ in claims]] = False
     return rogue | later(claims, len(records))
 
 
-def _load_keys(records: Records) -> list[tuple[int, LoadKey]]:
+def _load_keys(records: Records, loads: Mapping[LoadKey, tuple[str, str]]) -> dict[int, LoadKey]:
+    """Which order each load finishes: that of its own terminal, whose number its TAC covers, else the latest (0)."""
     positions = np.flatnonzero(records["kind"] == Kind.LOAD)
     columns = (records[name][positions].tolist() for name in ("purse", "counter", "amount_fen"))
     cards = (records["card"][position].tobytes() for position in positions)
-    return [
-        (int(position), (card, purse, counter, amount))
-        for position, card, purse, counter, amount in zip(positions, cards, *columns, strict=True)
-    ]
+    keys: dict[int, LoadKey] = {}
+    for position, card, purse, counter, amount in zip(positions, cards, *columns, strict=True):
+        terminal = int.from_bytes(records["terminal_number"][position].tobytes())
+        own = (card, purse, counter, amount, terminal)
+        keys[int(position)] = own if own in loads else (card, purse, counter, amount, 0)
+    return keys
 
 
 def _strands(
@@ -261,7 +264,7 @@ def _online(
     record = arrivals.records[at]
     amount, purse = int(record["amount_fen"]), int(record["purse"])
     if record["kind"] == Kind.LOAD:
-        channel = evidence.loads[record["card"].tobytes(), purse, int(record["counter"]), amount][1]
+        channel = evidence.loads[_load_keys(arrivals.records[at : at + 1], evidence.loads)[0]][1]
         parts = [("load", load_legs(purse, channel), amount)]
     else:
         act = evidence.acts[record["act_id"].tobytes()]

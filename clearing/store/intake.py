@@ -102,17 +102,19 @@ async def known_facts(
 
 async def authorised_loads(
     connection: asyncpg.Connection, cards: Sequence[bytes]
-) -> dict[tuple[bytes, int, int, int], tuple[str, str]]:
-    """Loads of the cards that were authorised and not yet confirmed: (card, purse, counter, fen) → (load id,
-    channel)."""
+) -> dict[tuple[bytes, int, int, int, int], tuple[str, str]]:
+    """Loads of the cards that were authorised and not yet confirmed: (card, purse, counter, fen, terminal) → (load id,
+    channel). Terminal 0 stands for the latest of all terminals."""
     rows = await connection.fetch(
-        """SELECT card, purse, counter, amount_fen, load_id, channel FROM load_order
+        """SELECT card, purse, counter, amount_fen, terminal, load_id, channel FROM load_order
            WHERE card = ANY($1) AND state IN ('authorised', 'committed', 'reversed') AND authorised_at IS NOT NULL
            ORDER BY authorised_at""",
         cards,
     )
     return {
-        (row["card"], row["purse"], row["counter"], row["amount_fen"]): (row["load_id"], row["channel"]) for row in rows
+        (row["card"], row["purse"], row["counter"], row["amount_fen"], terminal): (row["load_id"], row["channel"])
+        for row in rows
+        for terminal in (row["terminal"], 0)
     }
 
 
