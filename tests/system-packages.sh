@@ -4,7 +4,6 @@ set -euo pipefail
 wanted=(
     pcscd vsmartcard-vpcd       # the PC/SC daemon and its virtual readers
     gcc libpcsclite-dev         # pyscard has no Linux wheel and is built
-    opensc pcsc-tools           # independent readers of our card
 )
 python="${PYTHON:-python3}"
 "$python" -c 'import sysconfig, pathlib; raise SystemExit(not (pathlib.Path(sysconfig.get_path("include")) / "Python.h").exists())' \
