@@ -14,6 +14,7 @@ from clearing.ledger.export import read_books
 from clearing.municipal.encoding import encoding_of, lines_of, text_of
 from clearing.municipal.importer import ImportReport, import_taps
 from clearing.municipal.rows import COLUMNS, Layout, card_id
+from clearing.store.connect import connect_pool
 from clearing.verify import verify
 from tests.clearing_side import D1, D2, ClearingSide, StoppedClock, at, clearing_side
 
@@ -34,6 +35,8 @@ SPOILT = {
     "bad-type": BUS_RIDE.replace("巴士,东风", "轮渡,东风"),
     "bad-time": BUS_RIDE.replace("2026-03-02 08:00:00", "2026-02-30 08:00:00"),
     "bad-close-date": BUS_RIDE.replace("2026-03-02 00:00:00", "tomorrow"),
+    "bad-time ": BUS_RIDE.replace("2026-03-02 08:00:00", "0001-01-01 08:00:00"),
+    "bad-close-date ": BUS_RIDE.replace("2026-03-02 00:00:00", "9999-12-31 00:00:00"),
     "bad-amount": BUS_RIDE.replace(",0,160,", ",0,-160,"),
     "columns": BUS_RIDE + ",more",
     "charged-entry": ENTRY.replace(",0,0,", ",0,5,").replace("E,0,", "E,5,"),
@@ -154,7 +157,7 @@ async def test_whatever_order_the_rows_come_in(database: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("code", SPOILT)
 def test_each_flaw_is_named(code: str) -> None:
-    assert Layout(HEADER).read(2, SPOILT[code]).code == code
+    assert Layout(HEADER).read(2, SPOILT[code]).code == code.strip()
 
 
 @given(st.lists(st.text(max_size=30), max_size=14), st.lists(st.sampled_from([*COLUMNS, "other", ""]), max_size=14))
@@ -200,3 +203,17 @@ def test_values_are_read_as_meant() -> None:
     assert tap.card != card_id("AAABBBCCD")
     missing_column = Layout(HEADER.replace(",equ_no", "")).read(1, BUS_RIDE.rpartition(",")[0])
     assert missing_column.code == ""
+
+
+async def test_a_file_runs_into_an_empty_database(database: str, tmp_path: Path) -> None:
+    """What an import may register by itself: companies, the source, and a cut-off where there is none."""
+    file = write(tmp_path / "taps.csv", BUS_RIDE)
+    pool = await connect_pool(database, size=2)
+    try:
+        with pytest.raises(RefusedError, match="cut-off"):
+            await import_taps(pool, file, CLOCK)
+        report = await import_taps(pool, file, CLOCK, register_companies=True)
+        assert (report.accepted, report.rides, report.registered) == (1, 1, ("东风巴士",))
+        assert all(check.ok for check in await verify(pool))
+    finally:
+        await pool.close()

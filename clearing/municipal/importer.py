@@ -27,6 +27,8 @@ from clearing.store.transaction import transaction
 from clearing.store.types import Connection, Pool, StoredRow
 from keys.proof import merkle_root
 
+# The cut-off of a registry that has none, when an import may register what it needs (docs/registry.md).
+FIRST_DATE, ZONE, CUT_OFF = date(1990, 1, 1), "Asia/Shanghai", "02:00"
 CHUNK = 20_000
 TRANSIT = "transit"
 _WALL_EPOCH = datetime(2000, 1, 1)
@@ -69,13 +71,17 @@ async def import_taps(pool: Pool, path: Path, clock: Clock, *, register_companie
 
     Rows that are stored already, from this file or another, count as duplicates, so that importing twice changes
     nothing. A company that the `source` policy does not name is registered when `register_companies`, else its rows are
-    kept with the reason `unknown-company`. Where no date is open yet, that of now is opened. Raises
-    RefusedError('no-source' | 'no-cut-off'); OSError when the file cannot be read.
+    kept with the reason `unknown-company`; a `cut-off` policy is made then, too, where the registry has none. Where no
+    date is open yet, that of now is opened. Raises RefusedError('no-source' | 'no-cut-off'); OSError when the file
+    cannot be read.
     """
     encoding = encoding_of(path)
     digest = digest_of(path)
     async with transaction(pool) as connection:
         policies = await read_policies(connection)
+        if register_companies and not policies.all("cut-off"):
+            await rows.put_cut_off(connection, FIRST_DATE, ZONE, CUT_OFF)
+            policies = await read_policies(connection)
         calendar = calendar_of(policies)
         await open_first_day(connection, calendar.business_date(clock.now()))
         open_day = await hold_open_day(connection)

@@ -147,6 +147,19 @@ async def put_source_policy(connection: asyncpg.Connection, scheme: str, day: da
     )
 
 
+async def put_cut_off(connection: asyncpg.Connection, day: date, zone: str, at: str) -> None:
+    """A cut-off policy of version 0 from a date on; a registry file's own versions come after it."""
+    await connection.execute(
+        """
+        INSERT INTO policy (name, scope, valid_from, version, basis, value)
+        VALUES ('cut-off', '*', $1, 0, 'import --register-companies',
+                jsonb_build_object('timezone', $2::text, 'at', $3::text))""",
+        day,
+        zone,
+        at,
+    )
+
+
 async def figures(connection: asyncpg.Connection, file: bytes) -> list[asyncpg.Record]:
     """Accepted rides of a file per operator: operator, name, rides, full_fen, charged_fen."""
     return await ask.rows(
