@@ -2,8 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import cyclopts
@@ -11,19 +10,16 @@ from rich.console import Console
 
 from cardcore.errors import SetupError
 from clearing import close_cli
-from clearing.clock import Clock, FileClock, SystemClock
 from clearing.intake import Verifiers
 from clearing.intake import retake as retake_exhibits
+from clearing.place import SERVE, WRITE, clock_of, open_pool
 from clearing.registry import declare as declare_totals
 from clearing.registry import parse_declared, parse_registry, take
 from clearing.service import ServiceSettings
 from clearing.service import serve as run_service
 from clearing.service.logging import log_as_json
 from clearing.settings import Settings, settings_with
-from clearing.store.connect import connect_pool, losses_told
 from clearing.store.launcher import launch
-from clearing.store.migrate import migrate
-from clearing.store.types import Pool
 from keys.store import open_store
 
 app = cyclopts.App(name="clearing", help="What taps are worth: take in, prove, post, close.")
@@ -54,13 +50,14 @@ def serve(
 
 
 @app.command
-def registry(file: Path, *, state: Path | None = None, dsn: str | None = None) -> None:
+def registry(file: Path, *, state: Path | None = None, dsn: str | None = None, clock: Path | None = None) -> None:
     """Take parties, terminals, PSAMs, policies and cards from a JSON document into the registry."""
     document = parse_registry(_read(file))
+    settings = settings_with(state=state, dsn=dsn, clock=clock)
 
     async def act() -> None:
-        async with open_pool(settings_with(state=state, dsn=dsn)) as pool, pool.acquire() as connection:
-            changed = await take(connection, document)
+        async with open_pool(settings, WRITE) as pool, pool.acquire() as connection:
+            changed = await take(connection, document, clock_of(settings))
         _console.print("New or changed: " + ", ".join(f"{kind} {count}" for kind, count in changed.items()) + ".")
 
     asyncio.run(act())
@@ -72,7 +69,7 @@ def declare(file: Path, *, state: Path | None = None, dsn: str | None = None) ->
     totals = parse_declared(_read(file))
 
     async def act() -> None:
-        async with open_pool(settings_with(state=state, dsn=dsn)) as pool, pool.acquire() as connection:
+        async with open_pool(settings_with(state=state, dsn=dsn), WRITE) as pool, pool.acquire() as connection:
             changed = await declare_totals(connection, totals)
         _console.print(f"{len(totals)} totals read, {changed} new or changed.")
 
@@ -86,7 +83,7 @@ def retake(*, state: Path | None = None, dsn: str | None = None, clock: Path | N
 
     async def act() -> None:
         with open_store(settings.keys) as store:
-            async with open_pool(settings) as pool:
+            async with open_pool(settings, WRITE) as pool:
                 done = await retake_exhibits(pool, Verifiers.of(store), clock_of(settings))
         _console.print(
             f"{done.looked_at} records looked at: {done.proven} proven, {done.changed} with another verdict."
@@ -95,30 +92,12 @@ def retake(*, state: Path | None = None, dsn: str | None = None, clock: Path | N
     asyncio.run(act())
 
 
-def clock_of(settings: Settings) -> Clock:
-    """The clock file of the settings, else the machine's clock."""
-    return FileClock(settings.clock) if settings.clock else SystemClock()
-
-
-@asynccontextmanager
-async def open_pool(settings: Settings, size: int = 2) -> AsyncIterator[Pool]:
-    """A pool to the settings' database, migrated; the embedded server is started when it does not run, and stays up."""
-    dsn = settings.dsn or (await asyncio.to_thread(launch, settings.state)).dsn
-    pool = await connect_pool(dsn, size=size)
-    try:
-        with losses_told():
-            await migrate(pool)
-            yield pool
-    finally:
-        await pool.close()
-
-
 async def _serve(settings: Settings) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     dsn = settings.dsn or (await asyncio.to_thread(launch, settings.state)).dsn
-    async with open_pool(Settings(state=settings.state, dsn=dsn), size=1):
+    async with open_pool(Settings(state=settings.state, dsn=dsn), SERVE, size=1):
         pass
     with open_store(settings.keys) as store:
         service = asyncio.create_task(

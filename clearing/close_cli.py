@@ -15,17 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from cardcore.errors import SetupError
-from clearing.clock import Clock, FileClock, SystemClock
 from clearing.close.command import Closing
 from clearing.close.command import close as close_date
 from clearing.explain import explain as explain_reference
 from clearing.ledger.export import export
 from clearing.municipal.importer import ImportReport, import_taps
-from clearing.settings import settings_with
+from clearing.place import READ, WRITE, Readiness, clock_of, open_pool
+from clearing.settings import Settings, settings_with
 from clearing.store import books as rows
-from clearing.store.connect import connect_pool, losses_told
-from clearing.store.launcher import launch
-from clearing.store.migrate import migrate
 from clearing.store.types import Pool, StoredRow
 from clearing.verify import Check
 from clearing.verify import verify as verify_books
@@ -56,7 +53,8 @@ def close(
     clock
         A file that holds the instant of now, instead of the machine's clock.
     """
-    closing = _ask(state, dsn, lambda pool: close_date(pool, day, _clock(clock)))
+    settings = settings_with(state=state, dsn=dsn, clock=clock)
+    closing = _ask(settings, WRITE, lambda pool: close_date(pool, day, clock_of(settings)))
     _console.print(_closing_told(closing))
     if closing.fees:
         table = Table("sector", "operator", "base fen", "bps", "fee fen", "remainder /10000", title="Fees")
@@ -68,7 +66,7 @@ def close(
 @app.command
 def verify(*, state: Path | None = None, dsn: str | None = None) -> None:
     """Recompute every invariant of the books from the facts; ends with status 1 when one fails."""
-    checks = _ask(state, dsn, verify_books)
+    checks = _ask(settings_with(state=state, dsn=dsn), READ, verify_books)
     _console.print(_checks_told(checks))
     if failed := sum(not check.ok for check in checks):
         _console.print(
@@ -87,7 +85,9 @@ def explain(reference: str, /, *, state: Path | None = None, dsn: str | None = N
     reference
         A record as terminal/epoch/sequence or as card/proof key in hex, or the number of a posting.
     """
-    _console.print(_ask(state, dsn, lambda pool: explain_reference(pool, reference)), markup=False)
+    _console.print(
+        _ask(settings_with(state=state, dsn=dsn), READ, lambda pool: explain_reference(pool, reference)), markup=False
+    )
 
 
 @app.command(name="import")
@@ -111,9 +111,12 @@ def import_file(
     register_companies
         Make an operator of each company that the `source` policy does not name.
     """
+    settings = settings_with(state=state, dsn=dsn, clock=clock)
     try:
         report = _ask(
-            state, dsn, lambda pool: import_taps(pool, file, _clock(clock), register_companies=register_companies)
+            settings,
+            WRITE,
+            lambda pool: import_taps(pool, file, clock_of(settings), register_companies=register_companies),
         )
     except OSError as error:
         raise SetupError(f"{file} cannot be read: {error.strerror}. Nothing was imported.") from error
@@ -124,7 +127,7 @@ def import_file(
 @app.command
 def books(*, out: Path, state: Path | None = None, dsn: str | None = None) -> None:
     """Write books.jsonl, cases.jsonl and statements/ for a stranger to check, and print both digests."""
-    written = _ask(state, dsn, lambda pool: export(pool, out))
+    written = _ask(settings_with(state=state, dsn=dsn), READ, lambda pool: export(pool, out))
     _console.print(f"{len(written.lines)} lines of books written to {out}.", markup=False)
     _console.print(f"books_digest     {written.books_digest}\nsubstance_digest {written.substance_digest}")
 
@@ -142,7 +145,8 @@ def cases(
     everything
         Resolved ones as well.
     """
-    found = [case for case in _ask(state, dsn, lambda pool: _cases(pool, kind)) if everything or not case["resolved"]]
+    known = _ask(settings_with(state=state, dsn=dsn), READ, lambda pool: _cases(pool, kind))
+    found = [case for case in known if everything or not case["resolved"]]
     table = Table("kind", "subject", "fen", "opened", "resolved", "owner", "detail", title=f"{len(found)} cases")
     for case in found:
         resolved = f"{case['resolved']} {case['resolution']}" if case["resolved"] else ""
@@ -200,23 +204,11 @@ def _import_told(report: ImportReport) -> list[str | Table]:
     return [*told, table]
 
 
-def _clock(file: Path | None) -> Clock:
-    chosen = file or settings_with().clock
-    return FileClock(chosen) if chosen else SystemClock()
-
-
-def _ask(state: Path | None, dsn: str | None, act: Callable[[Pool], Awaitable[Result]]) -> Result:
-    """Run one act on the database of the options or of the environment."""
-    settings = settings_with()
+def _ask(settings: Settings, readiness: Readiness, act: Callable[[Pool], Awaitable[Result]]) -> Result:
+    """Run one act on the database of the settings."""
 
     async def run() -> Result:
-        found = dsn or settings.dsn or (await asyncio.to_thread(launch, state or settings.state)).dsn
-        pool = await connect_pool(found, size=2)
-        try:
-            with losses_told():
-                await migrate(pool)
-                return await act(pool)
-        finally:
-            await pool.close()
+        async with open_pool(settings, readiness) as pool:
+            return await act(pool)
 
     return asyncio.run(run())

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 
-from clearing.close.command import examine, put_targets
+from clearing.close.command import examine, judged_steps, put_targets
 from clearing.close.gaps import Evidence, Step
 from clearing.rating.reading import calendar_of, read_policies
 from clearing.settlement.netting import net
 from clearing.settlement.reading import read_movements
 from clearing.store import books as book_rows
 from clearing.store import cases as case_rows
-from clearing.store import close as close_rows
+from clearing.store import purses as purse_rows
 from clearing.store import verify as rows
 from clearing.store.types import Connection, Pool, StoredRow
 from keys.proof import merkle_root
@@ -31,6 +32,7 @@ AGAIN = {
     "gap": "R6 gaps follow from the cards' own counters",
     "fork": "rule 4 forks are suspended and borne by the issuer",
     "load": "rule 17 loads are posted by proof or evidence",
+    "replace": "rule 18 a replaced card's value is on its way once",
 }
 
 
@@ -52,10 +54,12 @@ async def verify(pool: Pool) -> list[Check]:
 
 async def _verify(connection: Connection) -> list[Check]:
     policies = await read_policies(connection)
-    judged = await examine(connection, policies)
+    judged = judged_steps(await examine(connection, policies))
     # A card's class may have changed since; whether a fare was in doubt is what the case file says.
     await connection.execute(case_rows.FINDING)
-    await put_targets(connection, judged, await close_rows.unproven_loads(connection), calendar_of(policies))
+    days = await book_rows.closed_dates(connection)
+    loads = await purse_rows.unproven_loads(connection)
+    await put_targets(connection, judged, loads, calendar_of(policies), max(days, default=date.min))
     await rows.lay_out(connection)
     checks = [_check(name, await rows.examine(connection, text)) for name, text in rows.CHECKS.items()]
     checks += [_check(AGAIN[rule], await rows.examine(connection, text)) for rule, text in rows.AGAIN.items()]

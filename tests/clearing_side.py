@@ -175,10 +175,9 @@ class ClearingSide:
         """An authorised load through the bank; `proven` when the card's record came in as well."""
         await self.pool.execute(
             """INSERT INTO load_order (load_id, card, purse, generation, counter, amount_fen, channel, terminal,
-                reserved_at,
-                                       authorised_at, state) VALUES ($1, $2, 1, 0, $3, $4, $5, $6, $7, $7,
-                                           'authorised')""",
-            load_id or uuid4().hex, who, counter, amount_fen, str(BANK), COUNTER, moment,
+                raw_fen, reserved_at, authorised_at, state) VALUES ($1, $2, 1, 0, $3, $4, $5, $6, $8, $7, $7,
+                'authorised')""",
+            load_id or uuid4().hex, who, counter, amount_fen, str(BANK), COUNTER, moment, before_fen,
         )  # fmt: skip
         day, time = encode_moment(moment.astimezone(ZONE).replace(tzinfo=None))
         self.arrived += 1
@@ -262,5 +261,6 @@ async def clearing_side(dsn: str, cards: int = 9) -> AsyncIterator[ClearingSide]
             "INSERT INTO card VALUES ($1, $2, 'shared-purse', 0, $3, 0)",
             [(card(n), ISSUER, n if n in (2, 3) else 1) for n in range(1, cards + 1)],
         )
+        await pool.execute("INSERT INTO card_class SELECT card, '-infinity', class FROM card")
         await pool.execute("INSERT INTO open_day (date) VALUES ($1)", D1)
         yield ClearingSide(pool)

@@ -53,6 +53,7 @@ def registry_document(**more: Any) -> dict[str, Any]:
         ("limit", "load", {"max_balance_fen": 100000, "max_load_fen": 50000}),
         ("licence", "1", {"sectors": ["transit", "smallpay", "utility"], "reserve_bank": BANK}),
         ("denylist", "*", {"effective_after_s": 0, "publish_after_s": 3600}),
+        ("replacement", "*", {"offline_window_h": 0}),
     ]
     cards = [*CARDS, DENIED, REPLACED]
     return {

@@ -195,9 +195,9 @@ MUTANTS = (
     Mutant(
         "balance-before-for-after",
         "a step begins with the balance before its lower record (rule 12)",
-        "clearing/store/close.py",
-        "coalesce(lag(k.balance_before_fen - k.amount_fen) OVER purse, 0) AS after_fen",
-        "coalesce(lag(k.balance_before_fen) OVER purse, 0) AS after_fen",
+        "clearing/close/purses.py",
+        'row["counter"], row["before_fen"], row["left_fen"],',
+        'row["counter"], row["before_fen"], row["before_fen"],',
     ),
     Mutant(
         "gap-sides-swapped",
@@ -232,8 +232,22 @@ MUTANTS = (
         "load-in-doubt-the-wrong-way",
         "a load that got through is reversed, and one that did not is posted (rule 17)",
         "clearing/close/gaps.py",
-        "return Evidence(committed=committed, reversed=void)",
-        "return Evidence(committed=void, reversed=committed)",
+        "tuple(sorted(committed)), tuple(sorted(void)), tail_fen)",
+        "tuple(sorted(void)), tuple(sorted(committed)), tail_fen)",
+    ),
+    Mutant(
+        "loads-placed-by-clocks",
+        "a load lies where clocks put it, whatever balance it found (rule 12)",
+        "clearing/close/placement.py",
+        "return int(not holds(interval, loads, fixed)), distance",
+        "return 0, distance",
+    ),
+    Mutant(
+        "replaced-value-stays",
+        "the value of a replaced card stays on the float of the old one (rule 18)",
+        "clearing/close/command.py",
+        "        if origin <= day:\n            subject",
+        "        if origin < date.min:\n            subject",
     ),
     Mutant(
         "denylist-bearer-swapped",

@@ -45,8 +45,8 @@ class Catch:
 
     @property
     def caught(self) -> bool:
-        """By an auditor, or by a card or a clerk who could not go on."""
-        return bool(self.truth or self.evidence or self.stopped)
+        """By an auditor; a card that refuses to go on is no judgement on the books."""
+        return bool(self.truth or self.evidence)
 
     def lines(self) -> list[tuple[str, str]]:
         """Who said something, and the first line of it."""

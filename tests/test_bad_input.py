@@ -196,8 +196,8 @@ def test_a_database_of_a_later_version_is_left_alone(database: str, tmp_path: Pa
     assert counts(database) == before
 
 
-def test_a_database_of_an_earlier_version_is_migrated(empty_database: str, tmp_path: Path) -> None:
-    """So says the contract of clearing.store.migrate: what is lacking is applied."""
+def test_a_database_of_an_earlier_version_is_migrated_by_the_service_alone(empty_database: str, tmp_path: Path) -> None:
+    """The other commands say what to do."""
 
     async def make() -> None:
         pool = await connect_pool(empty_database, size=1)
@@ -205,6 +205,10 @@ def test_a_database_of_an_earlier_version_is_migrated(empty_database: str, tmp_p
         await pool.close()
 
     asyncio.run(make())
+    for command in (["verify"], ["cases"], ["close"], ["books", "--out", tmp_path / "books"]):
+        said = refused(onecard("clearing", *command, "--dsn", empty_database))
+        assert f"The database lacks {migrations()[-1]}. Nothing was changed." in said
+    assert fetch(empty_database, "SELECT count(*) FROM schema_migration") == [(len(migrations()) - 1,)]
     key_store(tmp_path / "keys").close()
     with service(tmp_path, empty_database) as running:
         assert running.ask("GET", "/healthz") == (200, {"ready": True})

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import pytest_asyncio
+from asyncpg import RestrictViolationError
 
 from cardcore.errors import RefusedError
 from clearing.close.command import close
@@ -295,22 +296,21 @@ async def test_the_record_of_one_try_undoes_what_evidence_said_of_another(house:
     assert [check for check in await verify(house.pool) if not check.ok] == []
 
 
-async def test_loads_that_two_sets_explain_stay_in_doubt(house: ClearingSide) -> None:
-    await house.load(A, 0, 500, 0, at("03-02 07:00"), proven=False)
-    second = await house.load(A, 1, 500, 0, at("03-02 09:00"), proven=False)
-    await house.tap(A, 0, 200, 500, at("03-02 10:00"))
+async def test_a_load_under_a_higher_online_counter_proves_the_one_before(house: ClearingSide) -> None:
+    first = await house.load(A, 0, 500, 0, at("03-02 07:00"), proven=False, load_id="first")
+    await house.load(A, 1, 500, 500, at("03-02 09:00"), proven=False, load_id="second")
     await house.close()
-    assert await house.moves(D1, "load") == {}
+    assert await house.moves(D1, "load") == {("purse", "cash:901", "load@1"): 500, ("purse", "float:1", "load@1"): -500}
     assert await house.cases() == {
-        ("load-in-doubt", f"{A.hex()}/1/{counter}"): (500, D1, None, None, "issuer") for counter in (0, 1)
+        ("load-in-doubt", f"{A.hex()}/1/0"): (500, D1, D1, "committed", "issuer"),
+        ("load-in-doubt", f"{A.hex()}/1/1"): (500, D1, None, None, "issuer"),
     }
     assert [check for check in await verify(house.pool) if not check.ok] == []
-    # The record of one of them comes at last: the other one is void.
-    await house.store(second, at("03-02 09:00"), sealed=False)
+    await house.store(first, at("03-02 07:00"), sealed=False)
+    await house.tap(A, 0, 200, 500, at("03-03 10:00"))
     await house.close()
-    cases = await house.cases()
-    assert cases["load-in-doubt", f"{A.hex()}/1/1"] == (500, D1, D2, "committed", "issuer")
-    assert cases["load-in-doubt", f"{A.hex()}/1/0"] == (500, D1, D2, "reversed", "issuer")
+    assert await house.moves(D2, "load") == {}
+    assert (await house.cases())["load-in-doubt", f"{A.hex()}/1/1"] == (500, D1, D2, "reversed", "issuer")
     assert [check for check in await verify(house.pool) if not check.ok] == []
 
 
@@ -318,18 +318,74 @@ async def test_gap_or_load_waits_for_evidence(house: ClearingSide) -> None:
     await house.load(A, 0, 1000, 0, at("03-02 07:00"))
     await house.tap(A, 0, 200, 1000, at("03-02 08:00"))
     await house.load(A, 1, 500, 800, at("03-02 09:00"), proven=False)
-    await house.tap(A, 2, 200, 1100, at("03-02 10:00"))
+    await house.tap(A, 2, 200, 700, at("03-02 10:00"))
     await house.close()
     assert await house.moves(D1, "gap") == {}
     cases = await house.cases()
     assert cases["gap-or-load", f"{PURSE_A}/1-1"] == (500, D1, None, None, "clearing")
     assert cases["load-in-doubt", f"{A.hex()}/1/1"] == (500, D1, None, None, "issuer")
-    await house.tap(A, 1, 200, 1300, at("03-02 09:30"))
+    await house.tap(A, 1, 600, 1300, at("03-02 09:30"))
     await house.close()
     assert (await house.moves(D2, "load"))["purse", "cash:901", "load@1"] == 500
     cases = await house.cases()
     assert cases["gap-or-load", f"{PURSE_A}/1-1"] == (500, D1, D2, "evidence", "clearing")
     assert cases["load-in-doubt", f"{A.hex()}/1/1"] == (500, D1, D2, "committed", "issuer")
+
+
+async def test_more_value_than_a_load_found_proves_it_though_a_record_is_missing(house: ClearingSide) -> None:
+    await house.load(A, 0, 1000, 0, at("03-02 07:00"))
+    await house.tap(A, 0, 200, 1000, at("03-02 08:00"))
+    await house.load(A, 1, 500, 800, at("03-02 09:00"), proven=False)
+    await house.tap(A, 2, 200, 1100, at("03-02 10:00"))
+    await house.close()
+    assert await house.moves(D1, "gap", "load") == {
+        ("purse", "cash:901", "load@1"): 1500, ("purse", "float:1", "load@1"): -1500,
+        ("purse", "float:1", "gap@1"): 200, ("purse", "unsettled:1", "gap@1"): -200,
+    }  # fmt: skip
+    assert await house.cases() == {
+        ("card-gap", f"{PURSE_A}/1-1"): (200, D1, None, None, "clearing"),
+        ("load-in-doubt", f"{A.hex()}/1/1"): (500, D1, D1, "committed", "issuer"),
+    }
+    assert [check for check in await verify(house.pool) if not check.ok] == []
+
+
+@pytest.mark.parametrize("gate", ["08:40", "09:20"])
+async def test_a_gate_whose_clock_is_wrong_makes_no_thief_of_its_passenger(house: ClearingSide, gate: str) -> None:
+    """The tap that the gate dates 08:40 came after the load of 09:00, the one that it dates 09:20 before it."""
+    behind = gate < "09:00"
+    await house.load(A, 0, 1000, 0, at("03-02 07:00"))
+    await house.tap(A, 0, 200, 1000, at("03-02 08:00"))
+    await house.load(A, 1, 500, 800 if behind else 600, at("03-02 09:00"))
+    await house.tap(A, 1, 200, 1300 if behind else 800, at(f"03-02 {gate}"))
+    await house.tap(A, 2, 200, 1100, at("03-02 10:00"))
+    await house.close()
+    assert await house.cases() == {}
+    assert await house.pool.fetchval("SELECT count(*) FROM denylist") == 0
+    assert [check for check in await verify(house.pool) if not check.ok] == []
+
+
+async def test_a_class_counts_from_when_the_registry_took_it(house: ClearingSide) -> None:
+    await house.load(B, 0, 1000, 0, at("03-02 07:00"))
+    await house.tap(B, 0, 100, 1000, at("03-02 08:00"), full_fare_fen=200, concession=2)
+    await house.close()
+    await house.pool.execute("UPDATE card SET class = 1 WHERE card = $1", B)
+    await house.pool.execute("INSERT INTO card_class VALUES ($1, $2, 1)", B, at("03-03 09:00"))
+    await house.tap(B, 1, 100, 900, at("03-02 09:00"), full_fare_fen=200, concession=2)
+    student = await house.tap(B, 2, 100, 800, at("03-03 10:00"), full_fare_fen=200, concession=2)
+    await house.close()
+    assert (await house.moves(D2, "subsidy"))["transit", "subsidy", "subsidy@3"] == 100
+    assert await house.cases() == {("concession", subject(student)): (100, D2, None, None, "operator")}
+
+
+async def test_nothing_is_posted_into_a_closed_date(house: ClearingSide) -> None:
+    await house.load(A, 0, 1000, 0, at("03-02 07:00"))
+    await house.close()
+    with pytest.raises(RestrictViolationError, match="closed business date"):
+        await house.pool.execute(
+            "INSERT INTO posting (journal_id, ledger, account, class, rule, version, business_date, origin_date, "
+            "count, amount_fen) SELECT journal_id, ledger, account, class, rule, version, business_date, origin_date, "
+            "0, -amount_fen FROM posting"
+        )
 
 
 async def test_fee_is_half_up_on_the_sum_of_the_day(house: ClearingSide) -> None:

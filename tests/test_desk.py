@@ -250,8 +250,25 @@ async def test_a_replacement_carries_what_the_books_say(open_house: House) -> No
     _, grant = await open_house.post(LOADS, **request)
     await open_house.upload(1, [load_record(request, grant, 1)])
     await open_house.upload(1, [debit(1, card=old, amount_fen=1200)])
+    await open_house.pool.execute("UPDATE policy SET value = '{\"offline_window_h\": 6}' WHERE name = 'replacement'")
+
+    async def refused() -> str:
+        status, problem = await open_house.post(REPLACEMENTS, old=old, new=new)
+        assert (status, problem["code"]) == (422, "not-open")
+        return str(problem["detail"])
+
+    assert "not reported" in await refused()
+    await open_house.post(REPORTS, card=old, reason="lost", reported_at=NOON.isoformat())
+    open_house.clock.instant += timedelta(hours=6, seconds=-1)
+    assert "until 2026-03-02T10:00+00:00" in await refused()
+    open_house.clock.instant += timedelta(seconds=1)
+    await open_house.upload(2, [debit(2, card=old, amount_fen=100)])
+    await open_house.upload(3, [debit(3, card=old, amount_fen=100, counter=2)])
+    assert "fork" in await refused()
+    await open_house.pool.execute("ALTER TABLE fact DISABLE TRIGGER history_stands")
+    await open_house.pool.execute("DELETE FROM fact WHERE sequence > 1 AND kind = 1")
     made = await open_house.post(REPLACEMENTS, old=old, new=new)
-    assert made == (201, {"load_fen": 3800})
+    assert made == (201, {"load_fen": 3800, "values": {"1": 3800}})
     assert await open_house.post(REPLACEMENTS, old=old, new=new) == made
     for pair in ({"old": old, "new": CARDS[2]}, {"old": CARDS[2], "new": new}, {"old": CARDS[2], "new": old}):
         assert (await open_house.post(REPLACEMENTS, **pair))[1]["code"] == "frozen-card"
@@ -270,5 +287,5 @@ async def test_a_replacement_carries_what_the_books_say(open_house: House) -> No
     again = load_request(new, amount_fen=3800, channel="transfer", counter=1)
     assert (await open_house.post(LOADS, **again))[1]["code"] == "not-open"
     assert (await open_house.upload(2, [load_record(carried, grant, 2)]))["accepted"] == 1
-    assert (await open_house.accounts())["purse/cash:transfer"] == 3800
+    assert (await open_house.accounts())["purse/transfer"] == 3800
     assert psam

@@ -89,6 +89,7 @@ ROWS: list[tuple[TapRecord, str, str]] = [
 @pytest.mark.parametrize(("record", "state", "code"), ROWS)
 async def test_each_row_of_the_table(open_house: House, record: TapRecord, state: str, code: str) -> None:
     await report(open_house, DENIED)
+    await report(open_house, REPLACED)
     assert (await open_house.post("/v1/desk/replacements", old=REPLACED, new=CARDS[19]))[0] == 201
     answer = await open_house.upload(1, [record])
     assert await open_house.states() == {(state, code): 1}

@@ -26,7 +26,7 @@ async def test_the_same_document_twice_changes_nothing_and_a_changed_row_replace
     pool = await connect_pool(database, size=1)
     async with pool.acquire() as connection:
         first = await take(connection, _parsed())
-        assert (first["terminals"], first["policies"], first["cards"]) == (4, 5, 22)
+        assert (first["terminals"], first["policies"], first["cards"]) == (4, 6, 22)
         assert not any((await take(connection, _parsed())).values())
         terminals = registry_document()["terminals"]
         terminals[0] |= {"epoch": 2}

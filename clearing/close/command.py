@@ -8,7 +8,8 @@ from datetime import date, datetime, timedelta
 from cardcore.errors import RefusedError
 from clearing.clock import Clock
 from clearing.close.fees import Fee, fees
-from clearing.close.gaps import Doubt, Evidence, Step, judge
+from clearing.close.gaps import Evidence, Step, Weighed, weigh
+from clearing.close.purses import read_purses
 from clearing.ledger import accounts
 from clearing.ledger.export import read_books
 from clearing.rating.policies import Policies
@@ -21,6 +22,7 @@ from clearing.settlement.reading import read_movements
 from clearing.store import books as book_rows
 from clearing.store import cases as case_rows
 from clearing.store import close as rows
+from clearing.store import purses as purse_rows
 from clearing.store.transaction import transaction
 from clearing.store.types import Connection, Pool, StoredRow
 from keys.proof import merkle_root
@@ -76,14 +78,14 @@ async def close(pool: Pool, day: date | None, clock: Clock) -> Closing:
 async def _close(connection: Connection, day: date, at: datetime) -> Closing:
     policies = await read_policies(connection)
     calendar = calendar_of(policies)
-    judged = await examine(connection, policies)
+    weighed = await examine(connection, policies)
     await rows.dispute(connection, day)
     for state in ("committed", "reversed"):
-        decided = [load_id for _, evidence in judged for load_id in getattr(evidence, state)]
-        await rows.resolve_loads(connection, state, decided, day)
-    loads = await rows.unproven_loads(connection)
+        decided = [load_id for purse in weighed for load_id in getattr(purse, state)]
+        await purse_rows.settle_loads(connection, state, decided, day)
+    loads, judged = await purse_rows.unproven_loads(connection), judged_steps(weighed)
     await case_rows.find(connection, [*_gap_findings(judged), *_load_findings(loads, day, calendar)])
-    await put_targets(connection, judged, loads, calendar)
+    await put_targets(connection, judged, loads, calendar, day)
     await case_rows.fold(connection, day, RESOLVED_BY_ITSELF)
     await _freeze(connection, day, at, policies)
     legs = [_leg(row) for row in await rows.carry(connection, day)]
@@ -97,19 +99,36 @@ async def _close(connection: Connection, day: date, at: datetime) -> Closing:
     return replace(closing, postings=len(legs) + len(fee_legs), fees=earned, **dict(tally))
 
 
-async def examine(connection: Connection, policies: Policies) -> list[tuple[Step, Evidence]]:
-    """Lay out all that is known, rate its rides, and judge every step that does not explain itself."""
+async def examine(connection: Connection, policies: Policies) -> list[Weighed]:
+    """Lay out all that is known, rate its rides, and weigh every purse that does not explain itself."""
     await rows.gather(connection)
     await rows.put_tariff(connection, [_tariff(row, policies) for row in await rows.ride_keys(connection)])
-    return [(step, judge(step)) for step in map(_step, await rows.open_steps(connection))]
+    weighed = [weigh(purse) for purse in await read_purses(connection)]
+    await purse_rows.put_tails(
+        connection, [(one.purse.card, one.purse.number, one.purse.generation, one.tail_fen) for one in weighed]
+    )
+    return weighed
+
+
+def judged_steps(weighed: Iterable[Weighed]) -> list[tuple[Step, Evidence]]:
+    """The steps of all purses with what each comes to."""
+    return [judged for purse in weighed for judged in purse.steps]
 
 
 async def put_targets(
-    connection: Connection, judged: Iterable[tuple[Step, Evidence]], loads: Iterable[StoredRow], calendar: Calendar
+    connection: Connection,
+    judged: Iterable[tuple[Step, Evidence]],
+    loads: Iterable[StoredRow],
+    calendar: Calendar,
+    day: date,
 ) -> None:
-    """What must have been posted for gaps, loads, subsidies and forks; the findings must be laid out."""
+    """What must have been posted by the close of `day` for gaps, loads, replacements, subsidies and forks; the findings
+    must be laid out.
+    """
     await rows.target_sets(connection)
-    await rows.put_targets(connection, [*_gap_targets(judged), *_load_targets(loads, calendar)])
+    replaced = [(row, calendar.business_date(row["made_at"])) for row in await rows.replaced_values(connection)]
+    targets = [*_gap_targets(judged), *_load_targets(loads, calendar), *_replacement_targets(replaced, day)]
+    await rows.put_targets(connection, targets)
 
 
 async def _seal(connection: Connection, day: date, at: datetime) -> Closing:
@@ -156,15 +175,6 @@ def _tariff(row: StoredRow, policies: Policies) -> tuple[object, ...]:
     return (*key, fare.full_fen, fare.due_fen, fare.version)
 
 
-def _step(row: StoredRow) -> Step:
-    columns = (row[name] or () for name in ("doubts", "doubt_fens", "doubt_counters"))
-    doubts = tuple(Doubt(*load) for load in zip(*columns, strict=True))
-    return Step(**{name: row[name] for name in _STEP_COLUMNS}, doubts=doubts)
-
-
-_STEP_COLUMNS = [name for name in Step.__dataclass_fields__ if name != "doubts"]
-
-
 def _gap_findings(judged: Iterable[tuple[Step, Evidence]]) -> Iterable[Finding]:
     for _, evidence in judged:
         if evidence.kind:
@@ -200,8 +210,16 @@ def _load_targets(loads: Iterable[StoredRow], calendar: Calendar) -> Iterable[Ta
     for load in loads:
         if load["state"] == "committed":
             origin = calendar.business_date(load["authorised_at"])
-            for account, sign in ((accounts.cash(load["channel"]), 1), (accounts.float_account(load["purse"]), -1)):
+            for account, sign in ((accounts.channel(load["channel"]), 1), (accounts.float_account(load["purse"]), -1)):
                 yield "load", 1, load["load_id"], None, accounts.PURSE, account, origin, sign * load["amount_fen"]
+
+
+def _replacement_targets(replaced: Iterable[tuple[StoredRow, date]], day: date) -> Iterable[Target]:
+    for row, origin in replaced:
+        if origin <= day:
+            subject = f"{row['old'].hex()}/{row['purse']}"
+            for account, sign in ((accounts.float_account(row["purse"]), 1), (accounts.TRANSFER, -1)):
+                yield "replace", 1, subject, None, accounts.PURSE, account, origin, sign * row["value_fen"]
 
 
 def _leg(row: StoredRow) -> Leg:

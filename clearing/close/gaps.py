@@ -4,110 +4,154 @@ explain.
 Pure logic of rules 12 and 17 (docs/ledger.md, "Gaps"); amounts in fen.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import date
 
-
-@dataclass(frozen=True, slots=True)
-class Doubt:
-    """A load that was authorised in the interval and not proven, under an online counter of the card."""
-
-    load_id: str
-    amount_fen: int
-    counter: int
+from clearing.close.placement import Fixed, Interval, Known, Load, Purse, contradictions, holds, lay_out, place
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Two consecutive known records of (card, purse, generation), with counters `lower` (−1: the anchor) and `upper`.
-
-    `after_fen` is the value after the lower one, `before_fen` that before the upper one; between them `loads_fen` were
-    loaded, and `unsealed` proven debits without a seal took `unsealed_fen`. The upper record lends its proof key and
-    origin date.
-    """
+    """An interval of a purse that ends at a known record, with what lies in it."""
 
     card: bytes
     purse: int
     generation: int
-    lower: int
-    upper: int
-    proof_key: bytes
-    origin_date: date
-    after_fen: int
-    before_fen: int
-    loads_fen: int
-    unsealed: int
-    unsealed_fen: int
-    doubts: tuple[Doubt, ...]  # in the order of their authorisation
+    interval: Interval
+
+    @property
+    def upper(self) -> int:
+        return self._end.counter
+
+    @property
+    def proof_key(self) -> bytes:
+        """Of the upper record, which lends it to a gap."""
+        return self._end.proof_key
+
+    @property
+    def origin_date(self) -> date:
+        return self._end.origin_date
+
+    @property
+    def between(self) -> int:
+        """Counters between the two records."""
+        assert self.interval.between is not None, "the open interval is no step"
+        return self.interval.between
 
     @property
     def missing(self) -> int:
-        """k: counters between that no record explains; negative when unsealed records explain more than there are."""
-        return self.upper - self.lower - 1 - self.unsealed
+        """k: counters between that no record explains."""
+        return self.between - len(self.interval.bare)
 
     @property
     def lost_fen(self) -> int:
-        """D: what left the card unseen."""
-        return self.after_fen + self.loads_fen - self.unsealed_fen - self.before_fen
+        """D: what left the card unseen, if no load in doubt got through."""
+        return self.interval.after_fen + _sum(self.interval.loads) - self.interval.bare_fen - self._end.before_fen
 
     @property
     def reference(self) -> str:
         return f"{self.card.hex()}/{self.proof_key.hex()}"
 
+    @property
+    def _end(self) -> Known:
+        assert self.interval.upper is not None, "the open interval is no step"
+        return self.interval.upper
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The judgement: a case (`kind` None: none) of `amount_fen`, a gap to be booked, and loads now known to be true or
-    void.
-    """
+    """The judgement on a step: a case (`kind` None: none) of `amount_fen`, and a gap to be booked."""
 
     kind: str | None = None
     subject: str = ""
     amount_fen: int = 0
     gap_fen: int = 0
-    committed: tuple[str, ...] = ()
-    reversed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """What the evidence of a purse comes to: its judged steps, the ids of loads now known to be true or void, and the
+    fen that came to it behind its last known record.
+    """
+
+    purse: Purse
+
+    steps: tuple[tuple[Step, Evidence], ...]
+    committed: tuple[str, ...]
+    reversed: tuple[str, ...]
+    tail_fen: int
+
+
+def weigh(purse: Purse) -> Weighed:
+    """Decide what the records and loads of a purse prove together (docs/ledger.md, "Gaps")."""
+    intervals = lay_out(purse)
+    asked, echoes = _last_tries(purse.loads)
+    committed, void = _decide(intervals, asked)
+    decided = committed | void
+    void |= {load.load_id for load, last in echoes if last.load_id in decided}
+    settled = [replace(load, doubt=load.doubt and load.load_id not in committed) for load in asked
+               if load.load_id not in void]  # fmt: skip
+    *closed, tail = place(intervals, settled)
+    steps = [Step(purse.card, purse.number, purse.generation, one) for one in closed if not one.forked]
+    tail_fen = _sum(tail.loads) - tail.bare_fen
+    judged = tuple((step, judge(step)) for step in steps)
+    return Weighed(purse, judged, tuple(sorted(committed)), tuple(sorted(void)), tail_fen)
 
 
 def judge(step: Step) -> Evidence:
-    """Decide what the interval proves, in the order of docs/ledger.md."""
+    """What an interval comes to once its loads are settled, in the order of docs/ledger.md."""
     purse = f"{step.card.hex()}/{step.purse}/{step.generation}"
-    counters = f"{purse}/{step.lower + 1}-{step.upper - 1}"
-    if step.doubts and step.missing > 0:
-        most = {doubt.counter: 0 for doubt in step.doubts}
-        for doubt in step.doubts:
-            most[doubt.counter] = max(most[doubt.counter], doubt.amount_fen)
-        return Evidence("gap-or-load", counters, sum(most.values()))
-    if step.doubts and step.missing == 0 and (explanations := _explain(step.doubts, -step.lost_fen)):
-        if len(explanations) > 1:
-            return Evidence()
-        (committed,) = explanations
-        void = tuple(doubt.load_id for doubt in step.doubts if doubt.load_id not in committed)
-        return Evidence(committed=committed, reversed=void)
+    counters = f"{purse}/{step.upper - step.between}-{step.upper - 1}"
+    doubts = [load for load in step.interval.loads if load.doubt]
+    if doubts and holds(step.interval, step.interval.loads):
+        return Evidence("gap-or-load", counters, _most_fen(doubts)) if step.missing else Evidence()
     if step.missing > 0 and step.lost_fen >= 0:
-        return Evidence("card-gap", counters, step.lost_fen, gap_fen=step.lost_fen)
+        return Evidence("card-gap", counters, step.lost_fen, step.lost_fen)
     if step.lost_fen:
         kind = "unexplained-credit" if step.lost_fen < 0 else "unexplained-debit"
         return Evidence(kind, f"{purse}/{step.upper}", abs(step.lost_fen))
     return Evidence()
 
 
-def _explain(doubts: Sequence[Doubt], credit_fen: int) -> list[tuple[str, ...]]:
-    """Up to two of the sets of loads that make up a credit, at most one load under each online counter.
+def _last_tries(loads: Iterable[Load]) -> tuple[list[Load], list[tuple[Load, Load]]]:
+    """The loads without those in doubt that an equal try under the same counter followed, and those with the last one:
+    the card forgets an initialised load when the next one is."""
+    last = {(load.counter, load.amount_fen): load for load in loads if load.doubt}
+    asked, echoes = [], []
+    for load in loads:
+        final = last.get((load.counter, load.amount_fen), load)
+        if load.doubt and load is not final:
+            echoes.append((load, final))
+        else:
+            asked.append(load)
+    return asked, echoes
 
-    The card forgets an initialised load when the next one is, so of equal ones under one counter only the last counts.
-    """
-    tries: dict[int, dict[int, Doubt]] = {}
-    for doubt in doubts:
-        tries.setdefault(doubt.counter, {})[doubt.amount_fen] = doubt
-    # By what they sum up to. Two sets of a sum are as good as many: neither is the only one.
-    sets: dict[int, list[tuple[str, ...]]] = {0: [()]}
-    for loads in tries.values():
-        wider = {fen: list(found) for fen, found in sets.items()}
-        for load in loads.values():
-            for fen, found in sets.items():
-                if fen + load.amount_fen <= credit_fen:
-                    wider.setdefault(fen + load.amount_fen, []).extend((*each, load.load_id) for each in found)
-        sets = {fen: found[:2] for fen, found in wider.items()}
-    return sets.get(credit_fen, [])
+
+def _decide(intervals: list[Interval], loads: list[Load]) -> tuple[set[str], set[str]]:
+    """Loads in doubt without which, and those with which, values would contradict each other more than they must."""
+    doubts = [load for load in loads if load.doubt]
+    committed: set[str] = set()
+    void: set[str] = set()
+    if not doubts or not intervals:
+        return committed, void
+    fewest = contradictions(intervals, loads)
+    for load in doubts:
+        rivals = frozenset(other.load_id for other in doubts if other.counter == load.counter and other is not load)
+        if contradictions(intervals, loads, Fixed(void=frozenset({load.load_id}))) > fewest:
+            committed.add(load.load_id)
+        elif contradictions(intervals, loads, Fixed(frozenset({load.load_id}), rivals)) > fewest:
+            void.add(load.load_id)
+    return committed, void
+
+
+def _sum(loads: Iterable[Load]) -> int:
+    return sum(load.amount_fen for load in loads if not load.doubt)
+
+
+def _most_fen(doubts: Iterable[Load]) -> int:
+    """What the loads can sum up to: those under one online counter are alternatives."""
+    most: dict[int, int] = {}
+    for load in doubts:
+        most[load.counter] = max(most.get(load.counter, 0), load.amount_fen)
+    return sum(most.values())

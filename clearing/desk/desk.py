@@ -11,12 +11,13 @@ from cardcore.errors import RefusedError
 from cardcore.record import Kind, Sector, TapRecord
 from clearing.clock import Clock
 from clearing.desk.loads import Loads, check_licence
+from clearing.desk.lost import check_window
 from clearing.desk.purse import PURSES, purse_terms
 from clearing.ledger.postings import PAYER_CLASS
 from clearing.registry.document import CardRow, DenylistDelay
 from clearing.registry.snapshot import Registry, RegistryFeed
 from clearing.store import desk as rows
-from clearing.store.registry import upsert
+from clearing.store.registry import upsert_cards
 from clearing.store.transaction import transaction
 from clearing.store.types import Connection, Pool
 from keys.proof import act_digest
@@ -115,7 +116,7 @@ class Desk:
                 check_licence(registry, purse, terms, registry.business_date(self._clock.now()))
             known = await rows.card_row(connection, row.card)
             if known is None:
-                await upsert(connection, "card", [values])
+                await upsert_cards(connection, [values], self._clock.now())
             elif any(known[name] != value for name, value in values.items() if name != "card"):
                 raise RefusedError("card-exists", "Another card has this serial. Nothing was done. Take the next one.")
 
@@ -140,18 +141,18 @@ class Desk:
             row = await rows.report(connection, card, reason, reported, effective, published)
         return Listed(row["version"], row["effective_at"], row["published_at"])
 
-    async def replace(self, old: bytes, new: bytes) -> int:
-        """Put `new` in the place of `old`; the fen that the next load of `new` through channel `transfer` may carry:
-        what `old` holds by the books (rule 18), not less than nothing.
+    async def replace(self, old: bytes, new: bytes) -> dict[int, int]:
+        """Put `new` in the place of `old`, which is lost or dead; what `old` holds by the books, fen by purse (rule
+        18). Their sum is what the next load of `new` through channel `transfer` may carry.
 
-        The same pair again gives the same answer. Raises RefusedError `unknown-card`, and `frozen-card` when either
-        card has been replaced or replaces another, or `new` is on the denylist. Cancelled, the replacement may have
-        been made.
+        The same pair again gives the same answer. Raises RefusedError `unknown-card`; `frozen-card` when either card
+        has been replaced or replaces another, or `new` is on the denylist; `not-open` while taps of `old` may still
+        come in or its value is in doubt. Cancelled, the replacement may have been made.
         """
         async with transaction(self._pool) as connection:
             for row in await rows.replacements_with(connection, old, new):
                 if (row["old"], row["new"]) == (old, new):
-                    return int(row["load_fen"])
+                    return await rows.replaced_value(connection, old)
                 if row["new"] != old:
                     raise RefusedError(
                         "frozen-card", "One of the cards is part of another replacement. Nothing was done."
@@ -159,9 +160,11 @@ class Desk:
             if old == new or await rows.card_row(connection, old) is None:
                 raise RefusedError("unknown-card", "The registry has no such card to replace. Nothing was done.")
             await _check_card(connection, new)
-            load_fen = max(await rows.shadow_value(connection, old), 0)
-            await rows.insert_replacement(connection, old, new, load_fen, self._clock.now())
-        return load_fen
+            now = self._clock.now()
+            await check_window(connection, await self._feed.current(connection), old, now)
+            values = {purse: fen for purse, fen in await rows.shadow_values(connection, old) if fen > 0}
+            await rows.insert_replacement(connection, old, new, values, now)
+        return values
 
 
 async def _check_card(connection: Connection, card: bytes, issuer: bytes | None = None) -> None:

@@ -8,14 +8,13 @@ from cardcore.errors import OnecardError, RefusedError
 from cardcore.record import Suite
 from clearing.clock import Clock
 from clearing.desk.purse import PurseTerms, purse_terms
+from clearing.ledger.accounts import TRANSFER
 from clearing.registry.document import Licence, Limit
 from clearing.registry.snapshot import Registry, RegistryFeed
 from clearing.store import desk as rows
 from clearing.store.transaction import transaction
 from clearing.store.types import Connection, Pool
 from keys.proof import sm3
-
-TRANSFER = "transfer"
 
 
 class Loads:
@@ -122,5 +121,6 @@ def _order(load_id: str, request: LoadRequest, now: datetime) -> dict[str, objec
         "amount_fen": request.amount_fen,
         "channel": request.channel,
         "terminal": request.terminal,
+        "raw_fen": request.raw_balance_fen,
         "reserved_at": now,
     }

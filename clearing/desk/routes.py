@@ -13,7 +13,7 @@ from cardcore.errors import FormatError
 from cardcore.record import Sector, Suite
 from clearing.clock import Clock
 from clearing.desk.desk import ACT_LIFE, Desk
-from clearing.desk.loads import TRANSFER
+from clearing.ledger.accounts import TRANSFER
 from clearing.problem import Problem, Retry
 from clearing.registry.document import CardRow, CardSerial, IssuerCode, SectorName, hex_bytes, parse_document
 from clearing.registry.snapshot import Registry
@@ -167,7 +167,9 @@ class _Routes:
 
     async def replacements(self, request: web.Request) -> web.Response:
         body = await _read(request, ReplacementBody)
-        return web.json_response({"load_fen": await self.desk.replace(body.old, body.new)}, status=201)
+        values = await self.desk.replace(body.old, body.new)
+        answer = {"load_fen": sum(values.values()), "values": {str(purse): fen for purse, fen in values.items()}}
+        return web.json_response(answer, status=201)
 
 
 def desk_routes(desk: Desk, clock: Clock) -> list[web.RouteDef]:

@@ -19,6 +19,7 @@ class SettlementClass(StrEnum):
     BANK_CASH = "bank cash"
 
 
+TRANSFER = "transfer"
 _CLASSES = {
     "cash": SettlementClass.BANK_CASH,
     "subsidy": SettlementClass.TREASURY_SUBSIDY,
@@ -42,8 +43,9 @@ def unsettled(purse: int) -> str:
     return f"unsettled:{purse}"
 
 
-def cash(channel: str) -> str:
-    return f"cash:{channel}"
+def channel(name: str) -> str:
+    """Where a load takes its money from: cash of a party, or the value of a replaced card."""
+    return TRANSFER if name == TRANSFER else f"cash:{name}"
 
 
 def due(sector: Sector) -> str:

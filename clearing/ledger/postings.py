@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from cardcore.record import Sector
+from clearing.ledger import accounts
 from keys.proof import merkle_root
 
 VERSION = 1
-STORED_VALUE, BANK_CASH = "stored value", "bank cash"
+STORED_VALUE = "stored value"
 PAYER_CLASS = {"fund": "insurance fund", "account": "personal medical account"}
 
 
@@ -81,8 +82,9 @@ def foreign_legs(sector: int, issuer: bytes, operator: int) -> tuple[Leg, ...]:
 
 @lru_cache(4096)
 def load_legs(purse: int, channel: str) -> tuple[Leg, ...]:
-    """A load: receivable from the channel, onto the card's float (rule 17)."""
-    return Leg("purse", f"cash:{channel}", BANK_CASH, +1), Leg("purse", f"float:{purse}", STORED_VALUE, -1)
+    """A load: receivable from its channel, or the value of a replaced card, onto the card's float (rules 17, 18)."""
+    source = accounts.channel(channel)
+    return Leg("purse", source, accounts.class_of(source), +1), Leg("purse", f"float:{purse}", STORED_VALUE, -1)
 
 
 @lru_cache(4096)

@@ -190,6 +190,11 @@ class DenylistDelay(PolicyValue):
     publish_after_s: Annotated[int, Field(ge=0)]
 
 
+class Replacement(PolicyValue):
+    policy = "replacement"
+    offline_window_h: Annotated[int, Field(ge=0)]
+
+
 class Source(PolicyValue):
     policy = "source"
     cryptogram: bool
@@ -201,7 +206,7 @@ VALUES: dict[str, type[AnyValue]] = {
     value.policy: value
     for value in (
         CutOffValue, FlatFare, MetroFare, Concession, Fee, Grace, ClockTolerance, Overdraft, Licence, Limit,
-        DenylistDelay, Source,
+        DenylistDelay, Replacement, Source,
     )
 }  # fmt: skip
 

@@ -2,21 +2,27 @@
 
 import json
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from cardcore.errors import FormatError
+from clearing.clock import Clock, SystemClock
 from clearing.registry.document import DeclaredTotal, PolicyRow, RegistryDocument, Row
 from clearing.store import registry as rows
 from clearing.store.types import Connection
 
+ONE_DAY = timedelta(days=1)
+# Policies that no closed date was decided by, so that they may begin before one.
+_BESIDE_MONEY = frozenset({"source", "grace"})
 
-async def take(connection: Connection, document: RegistryDocument) -> dict[str, int]:
+
+async def take(connection: Connection, document: RegistryDocument, clock: Clock | None = None) -> dict[str, int]:
     """Store the document in one transaction; the number of new or changed rows by kind. The same document again gives
-    zeros.
+    zeros. A changed class of a card counts from now, by the machine's clock unless one is given.
 
     Raises FormatError when a row names a party or issuer that nobody knows, when a policy of the same name, scope and
-    `from` (or version) says something else, or when terminals come without a `cut-off` policy. Then, and when
-    cancelled before it returns, nothing was changed.
+    `from` (or version) says something else or begins on a closed date, or when terminals come without a `cut-off`
+    policy. Then, and when cancelled before it returns, nothing was changed.
     """
     async with connection.transaction():
         _check_single(document)
@@ -27,7 +33,7 @@ async def take(connection: Connection, document: RegistryDocument) -> dict[str, 
             "terminals": await rows.upsert(connection, "terminal", _plain(document.terminals)),
             "psams": await rows.upsert(connection, "psam", _plain(document.psams)),
             "policies": await _take_policies(connection, document.policies),
-            "cards": await rows.upsert(connection, "card", _plain(document.cards)),
+            "cards": await rows.upsert_cards(connection, _plain(document.cards), (clock or SystemClock()).now()),
         }
         if document.terminals and not any(row["name"] == "cut-off" for row in await rows.read_policies(connection)):
             raise FormatError(
@@ -88,6 +94,7 @@ async def _take_policies(connection: Connection, policies: Sequence[PolicyRow]) 
         for row in await rows.read_policies(connection)
     }
     versions = {(name, scope, version) for (name, scope, _), (version, _, _) in known.items()}
+    closed = await rows.last_closed(connection)
     fresh = []
     for policy in policies:
         identity = (policy.name, policy.scope, policy.valid_from)
@@ -99,6 +106,12 @@ async def _take_policies(connection: Connection, policies: Sequence[PolicyRow]) 
                 f"Policy {policy.name} of scope {policy.scope} from {policy.valid_from}, version {policy.version}, is "
                 "already in the registry and says something else. Nothing was changed. A new version needs a new "
                 "`from`."
+            )
+        if closed and policy.valid_from <= closed and policy.name not in _BESIDE_MONEY:
+            raise FormatError(
+                f"Policy {policy.name} of scope {policy.scope} begins on {policy.valid_from}, but the dates up to "
+                f"{closed} are closed and never change. Nothing was changed. Let it begin on "
+                f"{closed + ONE_DAY} or later."
             )
         known[identity] = said
         versions.add((policy.name, policy.scope, policy.version))

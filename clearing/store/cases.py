@@ -12,8 +12,8 @@ import asyncpg
 
 from cardcore.record import Kind
 from clearing.store import ask
-from clearing.store.claims import claim, purse_subject, record_subject, sector_label
-from clearing.store.close import FORK_SUBJECT, OFFLINE
+from clearing.store.claims import OFFLINE, claim, purse_subject, record_subject, sector_label
+from clearing.store.close import FORK_SUBJECT
 
 FINDING = """
     CREATE TEMP TABLE finding (kind text, subject text, amount_fen bigint, owner text, detail jsonb, resolution text)

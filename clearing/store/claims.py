@@ -1,6 +1,8 @@
 """SQL expressions for the fields of a stored TapRecord, made from the one field table (docs/record.md)."""
 
-from cardcore.record import BY_NAME, Sector
+from cardcore.record import BY_NAME, Kind, Sector
+
+OFFLINE = f"({Kind.DEBIT.value}, {Kind.ENTRY.value}, {Kind.EXIT.value})"
 
 
 def claim(name: str, record: str = "record") -> str:

@@ -1,7 +1,7 @@
 """SQL of the close: what is true of all records known, what of it is not yet posted, and the day's end.
 
-Everything per record is one statement over temporary tables keyed by card (`known`, `step`, `ride`); they live as long
-as the transaction. All functions run inside the closer's transaction.
+Everything per record is one statement over temporary tables keyed by card (`known`, `ride`, and those of
+`clearing.store.purses`); they live as long as the transaction. All functions run inside the closer's transaction.
 """
 # ruff: noqa: S608 - the texts are made of constants and of the record's field table, never of input
 
@@ -12,16 +12,16 @@ import asyncpg
 
 from cardcore.record import Kind, Sector
 from clearing.store import ask
-from clearing.store.claims import claim, purse_subject, record_subject, reference
+from clearing.store.claims import OFFLINE, claim, purse_subject, record_subject, reference
+from clearing.store.purses import gather_purses
 
 LOCK = int.from_bytes(b"close\x00\x00\x00")
-OFFLINE = f"({Kind.DEBIT.value}, {Kind.ENTRY.value}, {Kind.EXIT.value})"
 
 _CLAIMED = ", ".join(
     f"{claim(name)} AS {name}"
     for name in (
-        "kind", "terminal", "epoch", "sequence", "generation", "counter", "balance_before_fen", "flags", "line",
-        "station", "entry_station", "concession", "full_fare_fen", "list_version",
+        "kind", "terminal", "epoch", "sequence", "generation", "counter", "balance_before_fen", "overdraft_fen",
+        "flags", "line", "station", "entry_station", "concession", "full_fare_fen", "list_version",
     )
 )  # fmt: skip
 # An adopted copy lends all its claims to the posted record, whichever came first; what the cryptogram covers is the
@@ -43,71 +43,14 @@ KNOWN = f"""
         same ORDER BY moment, terminal_number, terminal_transaction) AS place
     FROM claimed WINDOW same AS (PARTITION BY card, purse, generation, counter, counted)"""
 
-STEP = """
-    CREATE TEMP TABLE step ON COMMIT DROP AS
-    SELECT k.card, k.purse, k.generation, k.counter AS upper, k.proof_key, k.origin_date, k.instant AS upper_at,
-           k.balance_before_fen AS before_fen, coalesce(lag(k.counter) OVER purse, -1) AS lower,
-           coalesce(lag(k.balance_before_fen - k.amount_fen) OVER purse, 0) AS after_fen,
-           coalesce(lag(k.instant) OVER purse, '-infinity') AS lower_at
-    FROM known k JOIN card c USING (card) JOIN issuer i ON i.code = c.issuer AND i.own
-    WHERE k.counted AND NOT k.forked
-    WINDOW purse AS (PARTITION BY k.card, k.purse, k.generation ORDER BY k.counter)"""
-
-# What changed the value of a purse between two known records. An unsealed debit is of no known generation.
-VALUE = f"""
-    CREATE TEMP TABLE value ON COMMIT DROP AS
-    SELECT card, purse, generation, instant, amount_fen, 'load' AS what, '' AS load_id, counter
-    FROM known WHERE kind = {Kind.LOAD.value} AND state = 'accepted'
-    UNION ALL
-    SELECT card, purse, NULL, instant, amount_fen, 'unsealed', '', 0 FROM known WHERE kind IN {OFFLINE} AND NOT sealed
-    UNION ALL
-    SELECT card, purse, generation, authorised_at, amount_fen, CASE state WHEN 'committed' THEN 'load' ELSE 'doubt' END,
-           load_id, counter
-    FROM unproven WHERE state IN ('authorised', 'committed')"""
-
-# One online counter stands for one load: the try that a record proved leaves no doubt about the others.
-UNPROVEN = """
-    CREATE TEMP TABLE unproven ON COMMIT DROP AS
-    SELECT load_id, card, purse, generation, counter, amount_fen, channel, authorised_at, state, settled_on
-    FROM load_order o
-    WHERE authorised_at IS NOT NULL AND state <> 'reserved' AND NOT EXISTS (
-        SELECT FROM load_order p WHERE p.state = 'confirmed'
-        AND (p.card, p.purse, p.generation, p.counter) = (o.card, o.purse, o.generation, o.counter))"""
-
-OPEN_STEPS = """
-    WITH between AS (
-        SELECT s.card, s.purse, s.generation, s.upper,
-               coalesce(sum(v.amount_fen) FILTER (WHERE what = 'load'), 0) AS loads_fen,
-               coalesce(sum(v.amount_fen) FILTER (WHERE what = 'unsealed'), 0) AS unsealed_fen,
-               count(*) FILTER (WHERE what = 'unsealed') AS unsealed,
-               array_agg(v.load_id ORDER BY v.instant, v.load_id) FILTER (WHERE what = 'doubt') AS doubts,
-               array_agg(v.amount_fen ORDER BY v.instant, v.load_id) FILTER (WHERE what = 'doubt') AS doubt_fens,
-               array_agg(v.counter ORDER BY v.instant, v.load_id) FILTER (WHERE what = 'doubt') AS doubt_counters
-        FROM step s JOIN value v ON v.card = s.card AND v.purse = s.purse AND coalesce(v.generation, s.generation) =
-            s.generation
-            AND v.instant > s.lower_at AND v.instant <= s.upper_at
-        GROUP BY s.card, s.purse, s.generation, s.upper
-    )
-    SELECT s.card, s.purse, s.generation, s.lower, s.upper, s.proof_key, s.origin_date, s.after_fen::bigint,
-        s.before_fen::bigint,
-           coalesce(b.loads_fen, 0)::bigint AS loads_fen, coalesce(b.unsealed, 0) AS unsealed,
-           coalesce(b.unsealed_fen, 0)::bigint AS unsealed_fen, b.doubts, b.doubt_fens, b.doubt_counters
-    FROM step s LEFT JOIN between b USING (card, purse, generation, upper)
-    WHERE (s.upper - s.lower - 1 - coalesce(b.unsealed, 0) <> 0 OR b.doubts IS NOT NULL
-           OR s.after_fen + coalesce(b.loads_fen, 0) - coalesce(b.unsealed_fen, 0) <> s.before_fen)
-      AND NOT EXISTS (SELECT FROM known f WHERE f.forked AND (f.card, f.purse, f.generation) = (s.card, s.purse,
-          s.generation)
-                      AND f.counter > s.lower AND f.counter < s.upper)
-    ORDER BY s.card, s.purse, s.generation, s.upper"""
-
 RIDE = f"""
     CREATE TEMP TABLE ride ON COMMIT DROP AS
     SELECT k.card, k.proof_key, {reference("k")} AS reference, {record_subject("k")} AS subject, k.kind, k.operator,
         k.origin_date,
            k.amount_fen, k.full_fare_fen, k.line, k.station, k.entry_station, k.flags & 4 <> 0 AS without_entry,
-               k.concession,
-           c.class
-    FROM known k JOIN card c USING (card)
+               k.concession, held.class
+    FROM known k, LATERAL (SELECT class FROM card_class c WHERE c.card = k.card AND c.since <= k.instant
+        ORDER BY c.since DESC LIMIT 1) AS held
     WHERE k.sector = {Sector.TRANSIT.value} AND k.kind IN ({Kind.DEBIT.value}, {Kind.EXIT.value}) AND k.state =
         'accepted'
       AND k.sealed AND NOT k.forked"""
@@ -184,35 +127,15 @@ async def gather(connection: asyncpg.Connection) -> None:
     await connection.execute(KNOWN)
     await connection.execute("CREATE INDEX ON known (card, purse, generation, counter)")
     await connection.execute("ANALYZE known")
-    for statement in (UNPROVEN, STEP, VALUE, RIDE, TARIFF, TARGET):
+    await gather_purses(connection)
+    for statement in (RIDE, TARIFF, TARGET):
         await connection.execute(statement)
-    await connection.execute("ANALYZE step, value, ride")
+    await connection.execute("ANALYZE ride")
 
 
 async def dispute(connection: asyncpg.Connection, day: date) -> None:
     """Every member of a fork becomes disputed."""
     await connection.execute(DISPUTES, day)
-
-
-async def open_steps(connection: asyncpg.Connection) -> list[asyncpg.Record]:
-    """Steps that do not explain themselves, in the order of card, purse, generation, counter."""
-    return await ask.rows(connection, OPEN_STEPS)
-
-
-async def resolve_loads(connection: asyncpg.Connection, state: str, load_ids: Sequence[str], day: date) -> None:
-    """Loads in doubt that evidence decided, in the order book and in the closer's own view."""
-    for table in ("load_order", "unproven"):
-        await connection.execute(
-            f"UPDATE {table} SET state = $1, settled_on = $2::date WHERE load_id = ANY($3) AND state = 'authorised'",
-            state,
-            day,
-            load_ids,
-        )
-
-
-async def unproven_loads(connection: asyncpg.Connection) -> list[asyncpg.Record]:
-    """Authorised loads that no record proves, with the state that evidence gave them."""
-    return await ask.rows(connection, "SELECT * FROM unproven ORDER BY load_id")
 
 
 async def ride_keys(connection: asyncpg.Connection) -> list[asyncpg.Record]:
@@ -231,6 +154,14 @@ async def put_targets(connection: asyncpg.Connection, rows: Iterable[tuple[objec
     amount_fen.
     """
     await connection.copy_records_to_table("target", records=rows)
+
+
+async def replaced_values(connection: asyncpg.Connection) -> list[asyncpg.Record]:
+    """What replaced cards held: old, purse, value_fen, made_at."""
+    return await ask.rows(
+        connection,
+        "SELECT old, purse, value_fen, made_at FROM replacement JOIN replacement_value USING (old) ORDER BY old, purse",
+    )
 
 
 async def target_sets(connection: asyncpg.Connection) -> None:

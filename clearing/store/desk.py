@@ -1,5 +1,6 @@
 """SQL of the desk: online acts that are decided while the card waits."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -22,8 +23,8 @@ async def reserve_load(connection: asyncpg.Connection, order: dict[str, Any]) ->
     before)."""
     await connection.execute(
         """INSERT INTO load_order (load_id, card, purse, generation, counter, amount_fen, channel, terminal,
-                                   reserved_at, state)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'reserved') ON CONFLICT (load_id) DO NOTHING""",
+                                   raw_fen, reserved_at, state)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'reserved') ON CONFLICT (load_id) DO NOTHING""",
         *order.values(),
     )
     state: str = await connection.fetchval("SELECT state FROM load_order WHERE load_id = $1", order["load_id"])
@@ -40,8 +41,8 @@ async def authorise_load(connection: asyncpg.Connection, order: dict[str, Any], 
     same request has dropped meanwhile is written again."""
     await connection.execute(
         """INSERT INTO load_order (load_id, card, purse, generation, counter, amount_fen, channel, terminal,
-                                   reserved_at, state, authorised_at)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'authorised', $10)
+                                   raw_fen, reserved_at, state, authorised_at)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'authorised', $11)
            ON CONFLICT (load_id) DO UPDATE SET state = 'authorised', authorised_at = excluded.authorised_at
            WHERE load_order.state = 'reserved'""",
         *order.values(),
@@ -114,26 +115,64 @@ async def replacements_with(connection: asyncpg.Connection, old: bytes, new: byt
 
 
 async def insert_replacement(
-    connection: asyncpg.Connection, old: bytes, new: bytes, load_fen: int, at: datetime
+    connection: asyncpg.Connection, old: bytes, new: bytes, values: Mapping[int, int], at: datetime
 ) -> None:
-    """`new` takes the place of `old` from now on."""
+    """`new` takes the place of `old` from now on, and what `old` held, fen by purse, is on its way."""
     await connection.execute(
-        "INSERT INTO replacement (old, new, load_fen, made_at) VALUES ($1, $2, $3, $4)", old, new, load_fen, at
+        "INSERT INTO replacement (old, new, load_fen, made_at) VALUES ($1, $2, $3, $4)",
+        old,
+        new,
+        sum(values.values()),
+        at,
+    )
+    await connection.executemany(
+        "INSERT INTO replacement_value (old, purse, value_fen) VALUES ($1, $2, $3)",
+        [(old, purse, fen) for purse, fen in values.items()],
     )
     await connection.execute("UPDATE card SET replaced_at = $2 WHERE card = $1", old, at)
 
 
-async def shadow_value(connection: asyncpg.Connection, card: bytes) -> int:
-    """What the card must still hold by the books, fen: loads that are proven or committed, less proven debits and open
-    gaps."""
-    value: int = await connection.fetchval(
-        """SELECT (
-             coalesce((SELECT sum(CASE kind WHEN 4 THEN amount_fen ELSE -amount_fen END) FROM fact
-                       WHERE card = $1 AND (kind IN (1, 2, 3) OR kind = 4 AND state = 'accepted')), 0)
-           + coalesce((SELECT sum(amount_fen) FROM load_order WHERE card = $1 AND state = 'committed'), 0)
-           - coalesce((SELECT sum(amount_fen) FROM carried
-                       WHERE rule = 'gap' AND subject LIKE encode($1, 'hex') || '/%' AND account LIKE 'float:%'),
-                       0))::bigint""",
+async def replaced_value(connection: asyncpg.Connection, old: bytes) -> dict[int, int]:
+    """What a replaced card held, fen by purse."""
+    return dict(
+        await connection.fetch("SELECT purse, value_fen FROM replacement_value WHERE old = $1 ORDER BY purse", old)
+    )
+
+
+async def reported_since(connection: asyncpg.Connection, card: bytes) -> datetime | None:
+    """Since when a card is denylisted; None when it is not."""
+    found: datetime | None = await connection.fetchval("SELECT min(effective_at) FROM denylist WHERE card = $1", card)
+    return found
+
+
+async def in_doubt(connection: asyncpg.Connection, card: bytes) -> list[str]:
+    """What is open about the value of a card, as kinds of cases, whether a close has found it yet or not; sorted."""
+    found = await connection.fetch(
+        """SELECT kind FROM case_file WHERE split_part(subject, '/', 1) = encode($1, 'hex') AND resolved IS NULL
+             AND kind IN ('fork', 'gap-or-load', 'unexplained-credit')
+           UNION SELECT 'fork' FROM fact WHERE card = $1 AND kind IN (1, 2, 3) AND sealed
+             GROUP BY purse, generation, counter HAVING count(*) > 1
+           UNION SELECT code FROM fact WHERE card = $1 AND code = 'rogue-load'
+           UNION SELECT 'load-in-doubt' FROM load_order o WHERE card = $1 AND state = 'authorised' AND NOT EXISTS (
+             SELECT FROM load_order p WHERE p.state = 'confirmed'
+               AND (p.card, p.purse, p.generation, p.counter) = (o.card, o.purse, o.generation, o.counter))
+           ORDER BY 1""",
         card,
     )
-    return value
+    return [row[0] for row in found]
+
+
+async def shadow_values(connection: asyncpg.Connection, card: bytes) -> list[tuple[int, int]]:
+    """What each purse of the card must still hold by the books, fen: loads that are proven or committed, less proven
+    debits and open gaps."""
+    found = await connection.fetch(
+        """SELECT purse, sum(fen)::bigint AS fen FROM (
+             SELECT purse, CASE kind WHEN 4 THEN amount_fen ELSE -amount_fen END AS fen FROM fact
+               WHERE card = $1 AND (kind IN (1, 2, 3) OR kind = 4 AND state = 'accepted')
+             UNION ALL SELECT purse, amount_fen FROM load_order WHERE card = $1 AND state = 'committed'
+             UNION ALL SELECT split_part(account, ':', 2)::smallint, -amount_fen FROM carried
+               WHERE rule = 'gap' AND subject LIKE encode($1, 'hex') || '/%' AND account LIKE 'float:%') AS moved
+           GROUP BY purse ORDER BY purse""",
+        card,
+    )
+    return [(row["purse"], row["fen"]) for row in found]

@@ -71,14 +71,21 @@ async def migrate(pool: asyncpg.Pool, known: Sequence[Migration] | None = None) 
     return tuple(applied)
 
 
+async def prepare(pool: asyncpg.Pool) -> None:
+    """Begin an empty database; of one with a past, only `check`. Raises as `check` and `migrate` do."""
+    async with pool.acquire() as connection:
+        empty = await connection.fetchval("SELECT to_regclass('schema_migration') IS NULL")
+    await (migrate(pool) if empty else check(pool))
+
+
 async def check(pool: asyncpg.Pool, known: Sequence[Migration] | None = None) -> None:
     """Raises `DatabaseOlder` or `DatabaseNewer` unless the database has exactly the schema of this program."""
     async with pool.acquire() as connection:
         exists = await connection.fetchval("SELECT to_regclass('schema_migration') IS NOT NULL")
         if lacking := await _lacking(connection if exists else None, migrations() if known is None else known):
             raise DatabaseOlder(
-                f"The database lacks {', '.join(map(str, lacking))}. Nothing was changed. "
-                f"Make a backup, then migrate with this version of onecard."
+                f"The database lacks {', '.join(map(str, lacking))}. Nothing was changed. Make a backup, then start "
+                f"`onecard clearing serve` of this version once: it migrates."
             )
 
 

@@ -1,7 +1,7 @@
 """SQL of the registry: rows in, snapshot parts out."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 import asyncpg
@@ -47,6 +47,28 @@ async def upsert(connection: asyncpg.Connection, table: str, rows: Sequence[Mapp
             IS DISTINCT FROM ({", ".join(f"excluded.{name}" for name in rest)})"""  # noqa: S608 - only names of TABLES
     status: str = await connection.execute(statement, *([row[name] for row in rows] for name in columns))
     return int(status.rsplit(" ", 1)[-1])
+
+
+async def upsert_cards(connection: asyncpg.Connection, rows: Sequence[Mapping[str, Any]], at: datetime) -> int:
+    """As `upsert` into `card`; the class of a new card holds for all time, a changed one from `at`."""
+    changed = await upsert(connection, "card", rows)
+    await connection.execute(
+        """
+        INSERT INTO card_class (card, since, class)
+        SELECT card, CASE WHEN held.class IS NULL THEN '-infinity' ELSE $2::timestamptz END, card.class
+        FROM card LEFT JOIN LATERAL (
+            SELECT c.class FROM card_class c WHERE c.card = card.card ORDER BY since DESC LIMIT 1) AS held ON true
+        WHERE card.card = ANY($1::bytea[]) AND card.class IS DISTINCT FROM held.class""",
+        [row["card"] for row in rows],
+        at,
+    )
+    return changed
+
+
+async def last_closed(connection: asyncpg.Connection) -> date | None:
+    """The latest closed business date, None before the first close."""
+    found: date | None = await connection.fetchval("SELECT max(date) FROM closing")
+    return found
 
 
 async def read_policies(connection: asyncpg.Connection) -> list[asyncpg.Record]:

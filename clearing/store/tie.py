@@ -1,8 +1,7 @@
 """The tie between records and postings: what each record must have posted, leg by leg, beside what is booked."""
 # ruff: noqa: S608 - the texts are made of constants and of the record's field table, never of input
 
-from clearing.store.claims import claim, sector_label
-from clearing.store.close import OFFLINE
+from clearing.store.claims import OFFLINE, claim, sector_label
 
 
 def due_legs(batch: int | None = None, journal: int | None = None) -> str:
@@ -34,7 +33,8 @@ def due_legs(batch: int | None = None, journal: int | None = None) -> str:
         WHERE (o.card, o.purse, o.counter, o.amount_fen) = (r.card, r.purse, r.counter, r.amount_fen)
           AND o.state = 'confirmed'
         ORDER BY o.authorised_at DESC LIMIT 1) AS o,
-        LATERAL (VALUES ('cash:' || o.channel, 1), ('float:' || r.purse, -1)) AS leg (account, sign)
+        LATERAL (VALUES (CASE o.channel WHEN 'transfer' THEN '' ELSE 'cash:' END || o.channel, 1),
+            ('float:' || r.purse, -1)) AS leg (account, sign)
     WHERE r.kind = 4 AND r.state = 'accepted' AND r.amount_fen > 0
     UNION ALL
     SELECT 'act', r.label, leg.account, r.post_date, r.origin_date, leg.sign * part.value::bigint, r.proof_key,

@@ -7,8 +7,7 @@ A text of `CHECKS` yields one row per thing examined: `bad` and `label`. Sources
 import asyncpg
 
 from clearing.store import ask
-from clearing.store.claims import claim
-from clearing.store.close import OFFLINE
+from clearing.store.claims import OFFLINE, claim
 from clearing.store.tie import BOOKED, due_legs
 
 CHECKS = {
@@ -43,6 +42,8 @@ CHECKS = {
         FROM (VALUES ('history_stands', 'posting'), ('history_stands', 'journal'), ('history_stands', 'batch'),
                      ('history_stands', 'fact'), ('history_stands', 'record_event'), ('history_stands', 'carried'),
                      ('history_stands', 'closing'), ('history_stands', 'net_position'),
+                     ('history_stands', 'replacement_value'), ('history_stands', 'card_class'),
+                     ('closed_dates_stand', 'posting'),
                      ('posting_sums_to_zero', 'posting')) AS g (guard, guarded)
         LEFT JOIN pg_trigger t ON t.tgname = g.guard AND t.tgrelid = to_regclass(g.guarded)""",
     "L7 accounts stay on their side": """
@@ -129,6 +130,9 @@ CHECKS = {
             WHERE e.kind = 'disputed' GROUP BY f.card, f.purse, {claim("generation", "coalesce(a.record, f.record)")},
                 {claim("counter", "coalesce(a.record, f.record)")}
             UNION ALL
+            SELECT purse, value_fen FROM replacement_value WHERE EXISTS (
+                SELECT FROM carried k WHERE k.rule = 'replace' AND k.subject = encode(old, 'hex') || '/' || purse)
+            UNION ALL
             SELECT split_part(account, ':', 2)::smallint, -amount_fen FROM posting WHERE ledger = 'purse' AND account
                 LIKE 'float:%'
         ) AS tie GROUP BY purse""",
@@ -153,7 +157,8 @@ UNSEEN = """
     SELECT card FROM fact, last WHERE batch_id > batch
     UNION SELECT card FROM exhibit, last WHERE taken_up_at >= at
     UNION SELECT card FROM record_event, last WHERE kind = 'adopted' AND (last.date IS NULL OR on_date > last.date)
-    UNION SELECT card FROM load_order, last WHERE authorised_at >= at"""
+    UNION SELECT card FROM load_order, last WHERE authorised_at >= at
+    UNION SELECT old FROM replacement, last WHERE made_at >= at"""
 # The targets of the close, computed again, against what the closes carried.
 AGAIN = {
     rule: f"""
@@ -166,7 +171,7 @@ AGAIN = {
         WHERE NOT EXISTS (SELECT FROM unseen u LEFT JOIN load_order o ON o.card = u.card
                           WHERE encode(u.card, 'hex') = split_part(subject, '/', 1) OR o.load_id = subject)
         GROUP BY subject, ledger, account, origin_date, version"""
-    for rule in ("subsidy", "gap", "fork", "load")
+    for rule in ("subsidy", "gap", "fork", "load", "replace")
 }
 SHADOW = f"""
     WITH kept AS (
@@ -183,10 +188,12 @@ SHADOW = f"""
         SELECT DISTINCT ON (card, purse) card, purse, upper_at, k.balance_before_fen - k.amount_fen AS after_fen
         FROM step s JOIN known k USING (card, proof_key, purse) ORDER BY card, purse, upper DESC
     ), since AS (
-        SELECT l.card, l.purse, sum(CASE v.what WHEN 'load' THEN v.amount_fen WHEN 'unsealed' THEN -v.amount_fen ELSE 0
+        SELECT l.card, l.purse, sum(CASE v.what WHEN 'load' THEN v.amount_fen WHEN 'bare' THEN -v.amount_fen ELSE 0
             END)::bigint AS fen
-        FROM last l JOIN value v ON v.card = l.card AND v.purse = l.purse AND v.instant > l.upper_at GROUP BY l.card,
-            l.purse
+        FROM last l JOIN value v ON v.card = l.card AND v.purse = l.purse AND v.instant > l.upper_at
+        WHERE NOT EXISTS (SELECT FROM tail t WHERE t.card = l.card AND t.purse = l.purse)
+        GROUP BY l.card, l.purse
+        UNION ALL SELECT card, purse, fen FROM tail
     )
     SELECT l.after_fen + coalesce(s.fen, 0) <> k.value_fen + coalesce(e.fen, 0) - coalesce(g.fen, 0) AS bad,
            encode(l.card, 'hex') || '/' || l.purse || ': the card says ' || l.after_fen + coalesce(s.fen, 0) ||

@@ -106,7 +106,9 @@ class FrontDesk:
                 return ReportResult(int(str(answer["list_version"])))
             case "replacement":
                 answer = await self._desk.ask("replacements", {"old": step.card, "new": step.new_card})
-                return ReplacementResult(int(str(answer["load_fen"])))
+                assert isinstance(answer["values"], dict), "the desk answers what each purse held"
+                values = {int(purse): int(fen) for purse, fen in answer["values"].items()}
+                return ReplacementResult(int(str(answer["load_fen"])), values)
         raise OnecardError(f"the plan asks the desk for {step.kind!r}, which it does not know")
 
     async def _load(self, step: DeskStep) -> LoadResult | None:
