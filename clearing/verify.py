@@ -10,7 +10,6 @@ from clearing.rating.reading import calendar_of, read_policies
 from clearing.settlement.netting import net
 from clearing.settlement.reading import read_movements
 from clearing.store import books as book_rows
-from clearing.store import cases as case_rows
 from clearing.store import purses as purse_rows
 from clearing.store import verify as rows
 from clearing.store.types import Connection, Pool, StoredRow
@@ -55,8 +54,6 @@ async def verify(pool: Pool) -> list[Check]:
 async def _verify(connection: Connection) -> list[Check]:
     policies = await read_policies(connection)
     judged = judged_steps(await examine(connection, policies))
-    # A card's class may have changed since; whether a fare was in doubt is what the case file says.
-    await connection.execute(case_rows.FINDING)
     days = await book_rows.closed_dates(connection)
     loads = await purse_rows.unproven_loads(connection)
     await put_targets(connection, judged, loads, calendar_of(policies), max(days, default=date.min))

@@ -95,6 +95,7 @@ def _cases(rows: Iterable[Row]) -> Facts:
     return {
         f"{r['kind']} {r['subject']}": (
             r["amount_fen"], r["opened"], r["resolved"], r["resolution"] if r["kind"] in SPELT_RESOLUTIONS else None,
+            r["owner"],
         )
         for r in rows
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from datetime import date, timedelta
@@ -25,13 +26,16 @@ def audit(directory: Path) -> int:
     directory
         The demo's output directory.
     """
+    if not directory.is_dir():
+        _say(f"{directory} is no directory, so nothing was audited; name the output directory of a demo")
+        return 1
     auditors = (("T", auditor_truth.audit), ("E", auditor_evidence.audit))
     status = 0
     for name, run in auditors:
         try:
             found = run(directory)
         except (OSError, ValueError, KeyError, auditor_evidence.EvidenceError) as error:
-            _say(f"auditor {name}: {directory} cannot be audited, nothing is proved either way: {error!r}")
+            _say(f"auditor {name}: {directory} cannot be audited, nothing is proved either way: {_why(error)}")
             status = 1
             continue
         for difference in found.differences:
@@ -39,6 +43,23 @@ def audit(directory: Path) -> int:
         _say(f"auditor {name}: {len(found.differences)} differences, {found.checked} checked")
         status |= bool(found.differences)
     return status
+
+
+def _why(error: BaseException) -> str:
+    """What keeps an auditor from its work, in words."""
+    match error:
+        case auditor_evidence.EvidenceError(__cause__=BaseException() as cause):
+            return _why(cause)
+        case FileNotFoundError():
+            return f"{error.filename} is missing; is this the output of a demo that ended?"
+        case OSError():
+            return f"{error.filename or 'a file'} cannot be read ({error.strerror or error})"
+        case UnicodeError() | json.JSONDecodeError():
+            return f"a file holds something else than JSON in UTF-8 ({error})"
+        case KeyError():
+            return f"a line lacks the member {error}; was it written by another version?"
+        case _:
+            return str(error)
 
 
 @app.command

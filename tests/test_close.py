@@ -377,6 +377,17 @@ async def test_a_class_counts_from_when_the_registry_took_it(house: ClearingSide
     assert await house.cases() == {("concession", subject(student)): (100, D2, None, None, "operator")}
 
 
+async def test_a_counter_near_its_end_asks_for_another_card(house: ClearingSide) -> None:
+    await house.load(A, 0, 1000, 0, at("03-02 07:00"))
+    await house.load(B, 0xFC00, 1000, 0, at("03-02 07:00"))
+    await house.tap(A, 0xFBFF, 0, 1000, at("03-02 08:00"))
+    await house.close()
+    assert [subject for kind, subject in await house.cases() if kind == "renewal"] == [f"{B.hex()}/1/0"]
+    await house.tap(A, 0xFC00, 0, 1000, at("03-03 08:00"))
+    await house.close()
+    assert (await house.cases())["renewal", PURSE_A] == (0, D2, None, None, "issuer")
+
+
 async def test_nothing_is_posted_into_a_closed_date(house: ClearingSide) -> None:
     await house.load(A, 0, 1000, 0, at("03-02 07:00"))
     await house.close()

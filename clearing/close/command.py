@@ -122,9 +122,7 @@ async def put_targets(
     calendar: Calendar,
     day: date,
 ) -> None:
-    """What must have been posted by the close of `day` for gaps, loads, replacements, subsidies and forks; the findings
-    must be laid out.
-    """
+    """What must have been posted by the close of `day` for gaps, loads, replacements, subsidies and forks."""
     await rows.target_sets(connection)
     replaced = [(row, calendar.business_date(row["made_at"])) for row in await rows.replaced_values(connection)]
     targets = [*_gap_targets(judged), *_load_targets(loads, calendar), *_replacement_targets(replaced, day)]

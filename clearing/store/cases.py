@@ -15,6 +15,8 @@ from clearing.store import ask
 from clearing.store.claims import OFFLINE, claim, purse_subject, record_subject, sector_label
 from clearing.store.close import FORK_SUBJECT
 
+# A counter ends at FFFF, where the card refuses; whoever holds it needs another one before that.
+RENEWAL = 0xFC00
 FINDING = """
     CREATE TEMP TABLE finding (kind text, subject text, amount_fen bigint, owner text, detail jsonb, resolution text)
     ON COMMIT DROP"""
@@ -56,6 +58,11 @@ FINDINGS: Mapping[str, str] = {
     "fork": f"""
         SELECT 'fork', {FORK_SUBJECT}, sum(k.amount_fen), 'issuer', jsonb_build_object('members', count(*)), NULL
         FROM known k WHERE k.forked GROUP BY k.card, k.purse, k.generation, k.counter""",
+    "renewal": f"""
+        SELECT DISTINCT 'renewal', {purse_subject("k")}, 0, 'issuer', '{{}}'::jsonb, NULL
+        FROM known k JOIN card USING (card)
+        WHERE k.counter >= {RENEWAL} AND (k.counted AND NOT k.forked
+            OR k.kind = {Kind.LOAD.value} AND k.state = 'accepted')""",
     "sequence-gap": """
         SELECT 'sequence-gap', r.terminal || '/' || r.epoch || '/' || lower(hole) || '-' || upper(hole) - 1, 0,
             'operator',

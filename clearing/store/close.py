@@ -69,8 +69,7 @@ SUBSIDIES = """
     FROM ride r JOIN tariff t USING (kind, line, station, entry_station, without_entry, concession, origin_date),
          LATERAL (VALUES ('subsidy', 1), ('subsidy_payable:' || r.operator, -1)) AS leg (account, sign)
     WHERE r.full_fare_fen > r.amount_fen
-      AND NOT EXISTS (SELECT FROM finding f WHERE f.kind IN ('fare', 'concession') AND f.subject = r.subject)
-      AND NOT EXISTS (SELECT FROM case_file c WHERE c.kind IN ('fare', 'concession') AND c.subject = r.subject)"""
+      AND (r.full_fare_fen, r.amount_fen, r.concession) = (t.full_fen, t.due_fen, r.class)"""
 
 
 def _forks() -> str:
@@ -165,7 +164,7 @@ async def replaced_values(connection: asyncpg.Connection) -> list[asyncpg.Record
 
 
 async def target_sets(connection: asyncpg.Connection) -> None:
-    """The targets that are sets: subsidies (after the cases were found) and forks."""
+    """The targets that are sets: subsidies and forks."""
     await connection.execute(SUBSIDIES)
     await connection.execute(FORKS)
 

@@ -4,7 +4,7 @@ docs/wire.md."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, timedelta
+from datetime import date
 from random import Random
 
 from simulators.city.facts import Batch, Delivery, DeskStep, Expected, Fault, Seal, Sent, business_date
@@ -48,9 +48,8 @@ class Verdicts:
             return "quarantined", "bad-proof"
         if sent.replayed:
             return "conflict", "conflict"
-        # The uploads of a date end before the noon of the next, so only a clock that is a day ahead is ahead of the
-        # service's.
-        if sent.tap.ahead > timedelta(0):
+        # A date's records are uploaded when it ends, so only a clock that is far ahead is ahead of the service's.
+        if sent.origin > arrival:
             return "suspended", "clock"
         if card.serial in self._replaced and self._replaced[card.serial] <= arrival:
             return "suspended", "replaced-card"

@@ -115,17 +115,19 @@ class Bookkeeper:
             tap.counter, tap.balance_before_fen = tap.twin.counter, tap.twin.balance_before_fen
 
     def _replacement(self, step: DeskStep) -> None:
-        """The desk knows what has arrived: the old card's value before its late tap (`step.tap`) is what the new one
+        """The desk knows what has arrived: the old card's values before its late tap (`step.tap`) are what the new one
         may carry."""
         if step.kind == "replacement":
             assert step.tap is not None
-            step.amount_fen = self._transfers[step.new_card] = step.tap.balance_before_fen
+            step.values = self._cards[step.card].value | {step.tap.purse: step.tap.balance_before_fen}
+            step.amount_fen = self._transfers[step.new_card] = sum(step.values.values())
 
     def _load(self, tap: Tap) -> None:
         card, purse = tap.card, tap.purse
         if tap.channel == "transfer":
             tap.amount_fen = tap.full_fare_fen = self._transfers[card.serial]
-        tap.counter, tap.balance_before_fen = card.online[purse], card.value[purse]
+        tap.counter, tap.next_offline = card.online[purse], card.offline[purse]
+        tap.balance_before_fen = card.value[purse]
         if tap.cut != "before-commit":
             card.online[purse] += 1
             card.value[purse] += tap.amount_fen

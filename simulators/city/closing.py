@@ -6,18 +6,29 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 
 from simulators.city.arrivals import sealed
-from simulators.city.facts import Declared, Sent, Tap, business_date
+from simulators.city.facts import Plan, Sent, Tap, business_date
+from simulators.city.intervals import OFFLINE, Interval, shown
 from simulators.city.money import Books, fees, subsidised
 from simulators.city.records import Kind, bcd_instant
 
-OFFLINE = (Kind.DEBIT, Kind.ENTRY, Kind.EXIT)
 TOTALLED = (*OFFLINE, Kind.ACT)
-SELF_RESOLVING = {"card-gap": "filled", "sequence-gap": "filled", "missing-exit": "filled", "operator-total": "equal"}
+SELF_RESOLVING = {
+    "card-gap": "filled", "sequence-gap": "filled", "missing-exit": "filled", "operator-total": "equal",
+    "gap-or-load": "evidence",
+}  # fmt: skip
 """Kinds that a close resolves when their condition no longer holds, with the city's word for it."""
-CODE_CASES = {"bad-proof": "bad-proof", "clock": "clock", "replaced-card": "replaced-card", "denylisted": "denylist"}
+CODE_CASES = {"bad-proof": "bad-proof", "clock": "clock", "replaced-card": "replaced-card"}
+OWNERS = {
+    "bad-proof": "operator", "bad-seal": "operator", "conflict": "operator", "clock": "clearing",
+    "replaced-card": "clearing", "fork": "issuer", "card-gap": "clearing", "gap-or-load": "clearing",
+    "load-in-doubt": "issuer", "sequence-gap": "operator", "sequence-conflict": "operator",
+    "batch-conflict": "operator", "torn": "clearing", "missing-exit": "operator", "operator-total": "operator",
+    "concession": "operator",
+}  # fmt: skip
+"""Whose each kind of case is; a denylisted tap is its bearer's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,7 @@ class Finding:
     kind: str
     subject: str
     amount_fen: int
+    owner: str
     resolution: str | None = None
 
 
@@ -35,30 +47,19 @@ class Case:
     kind: str
     subject: str
     amount_fen: int
+    owner: str
     opened: date
     resolved: date | None = None
     resolution: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What a card's purse has shown by a close; instants are those that the records name."""
-
-    known: list[Sent]
-    loads: list[tuple[datetime, int]]
-    doubts: list[Tap]
-    unsealed: list[tuple[datetime, int]]
-    forked: set[int]
-
-
 class Closer:
     """Closes the dates one after another; `cases` and `books` hold what must exist afterwards."""
 
-    def __init__(
-        self, sents: Sequence[Sent], doubts: Sequence[Tap], declared: Sequence[Declared], dates: Sequence[date]
-    ) -> None:
-        self._sents, self._declared, self._dates = sents, declared, dates
-        self._doubts = list(doubts)
+    def __init__(self, plan: Plan) -> None:
+        self._sents, self._declared, self._dates = plan.sents, plan.declared, plan.dates
+        self._replacements = plan.replacements
+        self._doubts = [t for t in plan.taps if t.cut]
         self._committed: list[Tap] = []
         self.cases: dict[tuple[str, str], Case] = {}
         self.books = Books()
@@ -83,6 +84,9 @@ class Closer:
         findings += self._totals(day, known)
         self.books.forks(day, forks)
         self.books.subsidies(day, known)
+        for step in self._replacements:
+            if business_date(step.instant) == day:
+                self.books.replacement(day, step)
         fees(self.books, day)
         self._settle(day, findings)
 
@@ -91,7 +95,7 @@ class Closer:
         for f in findings:
             key = (f.kind, f.subject)
             seen.add(key)
-            case = self.cases.setdefault(key, Case(f.kind, f.subject, f.amount_fen, day))
+            case = self.cases.setdefault(key, Case(f.kind, f.subject, f.amount_fen, f.owner, day))
             if case.resolved is None:
                 case.amount_fen = f.amount_fen
                 if f.resolution:
@@ -102,70 +106,46 @@ class Closer:
 
     def _gaps(self, day: date, known: Sequence[Sent], forks: Mapping[str, list[Sent]]) -> Iterator[Finding]:
         gaps: dict[str, tuple[int, int]] = {}
-        for evidence in self._purses(day, known, forks).values():
-            yield from self._walk(day, evidence, gaps)
+        doubts = [t for t in self._doubts if business_date(t.at) <= day]
+        for purse in shown(known, forks, self._committed, doubts).values():
+            for load in purse.proved_by_counter():
+                purse.commit(load)
+                yield self._resolved(day, load, committed=True)
+            for interval in purse.intervals():
+                if not interval.forked:
+                    yield from self._judge(day, interval, gaps)
         self.books.gaps(day, gaps)
         still = [t for t in self._doubts if business_date(t.at) <= day]
-        yield from (Finding("load-in-doubt", _load_subject(t), t.amount_fen) for t in still)
+        yield from (_finding("load-in-doubt", _load_subject(t), t.amount_fen) for t in still)
 
-    def _walk(self, day: date, e: Evidence, gaps: dict[str, tuple[int, int]]) -> Iterator[Finding]:
-        """One purse: every pair of consecutive known records, beginning with the anchor."""
-        last_counter, after, since = -1, 0, datetime.min.replace(tzinfo=e.known[0].at.tzinfo)
-        for sent in e.known:
-            counter, before, at = sent.tap.counter, sent.tap.balance_before_fen, sent.at
-            between = range(last_counter + 1, counter)
-            if not any(c in e.forked for c in between):
-                loaded = sum(fen for t, fen in e.loads if since < t <= at)
-                bare = [fen for t, fen in e.unsealed if since < t <= at]
-                gap, missing = after + loaded - sum(bare) - before, len(between) - len(bare)
-                doubt = next((t for t in e.doubts if since < t.at <= at), None)
-                subject = f"{sent.tap.card.serial}/{sent.tap.purse}/0/{last_counter + 1}-{counter - 1}"
-                if doubt is not None:
-                    yield self._resolve(day, doubt, missing, gap)
-                elif missing > 0 and gap >= 0:
-                    gaps[subject] = (sent.tap.purse, gap)
-                    yield Finding("card-gap", subject, gap)
-                elif gap != 0:
-                    raise AssertionError(f"the plan holds an unexplained difference of {gap} fen at {subject}")
-            last_counter, after, since = counter, before - sent.tap.amount_fen, at
+    def _judge(self, day: date, interval: Interval, gaps: dict[str, tuple[int, int]]) -> Iterator[Finding]:
+        credited: Sequence[Tap] = ()
+        if interval.doubts:
+            choices = interval.choices()
+            if len(choices) > 1:
+                if interval.missing:
+                    most = max(sum(t.amount_fen for t in choice) for choice in choices)
+                    yield _finding("gap-or-load", interval.subject, most)
+                return
+            if not choices:
+                raise AssertionError(f"the plan holds a load in doubt that nothing explains at {interval.subject}")
+            credited = choices[0]
+            for load in interval.doubts:
+                yield self._resolved(day, load, committed=load in credited)
+        gap = interval.difference(credited)
+        if interval.missing and gap >= 0:
+            gaps[interval.subject] = (interval.purse, gap)
+            yield _finding("card-gap", interval.subject, gap)
+        elif gap or interval.missing < 0:
+            raise AssertionError(f"the plan holds an unexplained difference of {gap} fen at {interval.subject}")
 
-    def _resolve(self, day: date, load: Tap, missing: int, gap: int) -> Finding:
-        if missing or gap not in (0, -load.amount_fen):
-            raise AssertionError(f"the plan leaves the load {_load_subject(load)} without evidence")
+    def _resolved(self, day: date, load: Tap, committed: bool) -> Finding:
         self._doubts.remove(load)
-        if gap:
+        if committed:
             self._committed.append(load)
             self.books.load(day, load)
-        return Finding("load-in-doubt", _load_subject(load), load.amount_fen, "committed" if gap else "reversed")
-
-    def _purses(
-        self, day: date, known: Sequence[Sent], forks: Mapping[str, list[Sent]]
-    ) -> dict[tuple[str, int], Evidence]:
-        purses: dict[tuple[str, int], Evidence] = {}
-
-        def of(tap: Tap) -> Evidence:
-            return purses.setdefault((tap.card.serial, tap.purse), Evidence([], [], [], [], set()))
-
-        forked = {id(s) for members in forks.values() for s in members}
-        for sent in known:
-            if not sent.proven:
-                continue
-            if sent.kind is Kind.LOAD:
-                of(sent.tap).loads.append((sent.at, sent.tap.amount_fen))
-            elif sent.kind in OFFLINE and not sealed(sent):
-                of(sent.tap).unsealed.append((sent.at, sent.tap.amount_fen))
-            elif id(sent) in forked:
-                of(sent.tap).forked.add(sent.tap.counter)
-            elif sent.kind in OFFLINE:
-                of(sent.tap).known.append(sent)
-        for load in self._committed:
-            of(load).loads.append((load.at, load.amount_fen))
-        for load in self._doubts:
-            if business_date(load.at) <= day:
-                of(load).doubts.append(load)
-        for evidence in purses.values():
-            evidence.known.sort(key=lambda s: s.tap.counter)
-        return {key: evidence for key, evidence in purses.items() if evidence.known}
+        resolution = "committed" if committed else "reversed"
+        return _finding("load-in-doubt", _load_subject(load), load.amount_fen, resolution)
 
     def _torn(self, known: Sequence[Sent]) -> Iterator[Finding]:
         told = {
@@ -176,7 +156,7 @@ class Closer:
         for sent in known:
             if sent.kind is Kind.TORN:
                 void = (sent.tap.card.serial, sent.tap.purse, sent.tap.counter) in told
-                yield Finding("torn", sent.subject, sent.tap.amount_fen, "void" if void else None)
+                yield _finding("torn", sent.subject, sent.tap.amount_fen, "void" if void else None)
 
     def _totals(self, day: date, known: Sequence[Sent]) -> Iterator[Finding]:
         received: dict[tuple[int, str, date], list[int]] = defaultdict(lambda: [0, 0])
@@ -188,7 +168,11 @@ class Closer:
         for d in self._declared:
             count, fen = received[d.operator, d.sector, d.date]
             if d.date <= day and (count, fen) != (d.count, d.fen):
-                yield Finding("operator-total", f"{d.operator}/{d.sector}/{d.date}", fen - d.fen)
+                yield _finding("operator-total", f"{d.operator}/{d.sector}/{d.date}", fen - d.fen)
+
+
+def _finding(kind: str, subject: str, amount_fen: int, resolution: str | None = None) -> Finding:
+    return Finding(kind, subject, amount_fen, OWNERS[kind], resolution)
 
 
 def _forks(known: Sequence[Sent]) -> dict[str, list[Sent]]:
@@ -204,16 +188,20 @@ def _record_findings(known: Sequence[Sent]) -> Iterator[Finding]:
     for sent in known:
         amount = sent.tap.amount_fen
         if sent.code == "conflict":
-            yield Finding("conflict", f"{sent.tap.card.serial}@{bcd_instant(sent.at).hex()}", amount)
+            yield _finding("conflict", f"{sent.tap.card.serial}@{bcd_instant(sent.at).hex()}", amount)
         elif sent.code in CODE_CASES:
-            yield Finding(CODE_CASES[sent.code], sent.subject, amount)
+            yield _finding(CODE_CASES[sent.code], sent.subject, amount)
+        elif sent.code == "denylisted":
+            # No grace ends within the plan, so only a list that the terminal says to know makes the acquirer bear it.
+            bearer = "acquirer" if sent.tap.list_of and sealed(sent) else "issuer"
+            yield Finding("denylist", sent.subject, amount, bearer)
         if sent.proven and sent.kind in OFFLINE and not sealed(sent):
-            yield Finding("bad-seal", sent.subject, amount)
+            yield _finding("bad-seal", sent.subject, amount)
 
 
 def _fork_findings(forks: Mapping[str, list[Sent]]) -> Iterator[Finding]:
     for subject, members in forks.items():
-        yield Finding("fork", subject, sum(s.tap.amount_fen for s in members))
+        yield _finding("fork", subject, sum(s.tap.amount_fen for s in members))
 
 
 def _missing_exits(known: Sequence[Sent], day: date) -> Iterator[Finding]:
@@ -226,7 +214,7 @@ def _missing_exits(known: Sequence[Sent], day: date) -> Iterator[Finding]:
         for sent, following in zip(trips, [*trips[1:], None], strict=True):
             left = following is not None and following.kind is Kind.EXIT
             if sent.kind is Kind.ENTRY and sent.origin <= day and not left:
-                yield Finding("missing-exit", f"{card}/{purse}/0/{sent.tap.counter}", 0)
+                yield _finding("missing-exit", f"{card}/{purse}/0/{sent.tap.counter}", 0)
 
 
 def _terminals(known: Sequence[Sent]) -> Iterator[Finding]:
@@ -241,13 +229,13 @@ def _terminals(known: Sequence[Sent]) -> Iterator[Finding]:
             twins.add(sent.device.terminal)
     for terminal, seen in sequences.items():
         if any(len(taps) > 1 for taps in seen.values()):
-            yield Finding("sequence-conflict", f"{terminal}/1", 0)
+            yield _finding("sequence-conflict", f"{terminal}/1", 0)
         expected = 1
         for sequence in sorted(seen):
             if sequence > expected:
-                yield Finding("sequence-gap", f"{terminal}/1/{expected}-{sequence - 1}", 0)
+                yield _finding("sequence-gap", f"{terminal}/1/{expected}-{sequence - 1}", 0)
             expected = sequence + 1
-    yield from (Finding("batch-conflict", f"{terminal}/1", 0) for terminal in twins)
+    yield from (_finding("batch-conflict", f"{terminal}/1", 0) for terminal in twins)
 
 
 def _concessions(known: Sequence[Sent]) -> Iterator[Finding]:
@@ -255,7 +243,7 @@ def _concessions(known: Sequence[Sent]) -> Iterator[Finding]:
     for sent in known:
         tap = sent.tap
         if subsidised(sent) and tap.card.ended:
-            yield Finding("concession", sent.subject, tap.full_fare_fen - tap.amount_fen)
+            yield _finding("concession", sent.subject, tap.full_fare_fen - tap.amount_fen)
 
 
 def _load_subject(load: Tap) -> str:

@@ -13,6 +13,8 @@ from simulators.city.records import CHINA, Kind
 
 SPELLS = ((6 * 60, 12 * 60), (14 * 60, 22 * 60 + 30))
 """The two spells of a day in which ordinary taps fall, minutes of local time."""
+EVENING = (22 * 60 + 45, 150)
+"""When the online acts begin, and how long they go on, minutes."""
 SLOTS_MIN = (10, 6, 4, 3)
 """Minutes between the taps of a card: the widest that leaves room for the day's debits is taken."""
 THRIFTY_FEN = 14000
@@ -81,7 +83,8 @@ class OrdinaryDay:
             )
         for card, wanted in _shares(self._rng, slots, debits).items():
             yield from self._itinerary(card, spells[card], slots[card], wanted)
-        calm = [c for c in users if len(spells[c]) == len(SPELLS)]
+        night = local(self._day, sum(EVENING))
+        calm = [c for c in users if len(spells[c]) == len(SPELLS) and not (c.quiet_from and night > c.quiet_from)]
         for nth, card in enumerate(self._rng.choices(calm, k=acts)):
             yield self._act(card, self._fleet.acts[nth % len(self._fleet.acts)])
         for card in _calm(self._rng, [c for c in calm if c.fault is None], reloads):
@@ -132,7 +135,7 @@ class OrdinaryDay:
     def _evening(self) -> datetime:
         """An instant after the last ordinary tap, so that an online act stands minutes from any tap of its card; some
         are after midnight, which is the same business date."""
-        return local(self._day, 22 * 60 + 45 + self._rng.random() * 150)
+        return local(self._day, EVENING[0] + self._rng.random() * EVENING[1])
 
     def _act(self, card: PlannedCard, device: Device) -> Tap:
         rng = self._rng

@@ -90,9 +90,10 @@ class Manner(Enum):
 
 @dataclass(slots=True, eq=False)
 class Tap:
-    """What a card does at a device; a load or an act as well. `counter`, `balance_before_fen` and
+    """What a card does at a device; a load or an act as well. `counter`, `next_offline`, `balance_before_fen` and
     `terminal_transaction` are filled in by the bookkeeping. `at` is the true instant; `ahead` is how much the device's
-    clock is wrong."""
+    clock is wrong, negative where it is behind. `next_offline` is the offline counter that the card answers next: the
+    true place of a load among the debits."""
 
     kind: Kind
     card: PlannedCard
@@ -114,6 +115,7 @@ class Tap:
     leaves_fen: int | None = None
     fault: str | None = None
     counter: int = -1
+    next_offline: int = 0
     balance_before_fen: int = 0
     terminal_transaction: int = 0
     sents: list[Sent] = field(default_factory=list)
@@ -241,8 +243,8 @@ class DeskStep:
     `before-commit` or `after-commit`: authorise, then lose the card's answer before or after its commit; no record is
     made.
     kind `act`: a social or medical act with `transaction_type` and `split` on application `purse`.
-    kind `report`: the card is reported lost at `instant`. kind `replacement`: `card` is replaced by `new_card`;
-    `amount_fen` is the value that it must carry.
+    kind `report`: the card is reported lost at `instant`. kind `replacement`: `card` is replaced by `new_card`, which
+    must carry `amount_fen`, the sum of `values` (purse → fen); `tap` is what the old card did and nobody has uploaded.
     """
 
     kind: str
@@ -262,6 +264,7 @@ class DeskStep:
     split: Mapping[str, int] = field(default_factory=dict)
     reason: str = ""
     new_card: str = ""
+    values: Mapping[int, int] = field(default_factory=dict)
     cut: str | None = None
     expects_fen: int = 0
     expects_counter: int = 0
@@ -314,9 +317,11 @@ class ReportResult:
 
 @dataclass(frozen=True, slots=True)
 class ReplacementResult:
-    """The value in fen that the next load of the new card through `transfer` may carry."""
+    """The value in fen that the next load of the new card through `transfer` may carry, and the purses of the old card
+    that it comes from (purse → fen)."""
 
     load_fen: int
+    values: Mapping[int, int]
 
 
 DeskResult = LoadResult | ActResult | ReportResult | ReplacementResult | None

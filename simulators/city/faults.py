@@ -7,15 +7,14 @@ Scripts decide only what happens; what must follow is derived in `closing` from 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import date, datetime, timedelta
-from random import Random
+from datetime import date, timedelta
 
 from simulators.city.days import entry, flat, leave, load, local
-from simulators.city.facts import Copying, DeskStep, Device, Fault, Manner, PlannedCard, Route, Seal, Sent, Tap
-from simulators.city.parties import CONCESSION, FLAT_FEN, Fleet
+from simulators.city.facts import Copying, DeskStep, Device, Fault, Manner, PlannedCard, Route, Seal, Sent
+from simulators.city.load_faults import LoadMishaps
+from simulators.city.noon import LATE, LOST
+from simulators.city.parties import FLAT_FEN
 
-NOON = 12 * 60
 CLAIMS = (
     "flags", "key_index", "generation", "counter", "balance_before_fen", "overdraft_fen", "terminal", "epoch",
     "sequence", "line", "station", "entry_station", "entry_at", "concession", "full_fare_fen", "list_version",
@@ -23,7 +22,9 @@ CLAIMS = (
 )  # fmt: skip
 """The claimed fields whose alteration has one undisputed consequence: a debit without a good seal. Not here: `version`
 and `reserved` (malformed), `kind` and `purse` (the cryptogram is read by them), `act_id` (zeros in a debit)."""
-LOST, LATE = "lost", "late"
+
+MOST_CLAIMS = 10
+"""Claims altered on one card: five on each date leave it time for a last tap that shows them."""
 
 
 def run_length(scale: int) -> int:
@@ -33,25 +34,11 @@ def run_length(scale: int) -> int:
 
 def cards_needed(scale: int) -> int:
     """Own cards that `Mishaps.inject` takes, with room for the altered claims."""
-    return 18 * scale + 7 + 2 * (run_length(scale) + 1) + -(-len(CLAIMS) // 5)
+    return 21 * scale + 8 + 2 * run_length(scale) + -(-len(CLAIMS) // MOST_CLAIMS)
 
 
-class Mishaps:
-    """Injects every fault; leaves `taps`, `steps` (reports, replacements), `copies` and `faults` behind."""
-
-    def __init__(self, rng: Random, fleet: Fleet, cards: list[PlannedCard], dates: tuple[date, ...]) -> None:
-        self._rng, self._fleet, self._dates = rng, fleet, dates
-        self._free = [c for c in cards if c.own]
-        rng.shuffle(self._free)
-        self._foreign = [c for c in cards if not c.own]
-        self.taps: list[Tap] = []
-        self.reports: list[DeskStep] = []
-        self.replacements: list[DeskStep] = []
-        self.copies: list[Copying] = []
-        self.faults: list[Fault] = []
-        # Late and lost batches come from devices whose noon holds nothing but them.
-        self._late_bus, *self._buses = fleet.bus[:-1]
-        self._lost_pos, *self._tills = fleet.smallpay
+class Mishaps(LoadMishaps):
+    """Injects every fault."""
 
     def inject(self, scale: int) -> None:
         """Every single-card fault `scale` times, the altered claims once each."""
@@ -59,17 +46,21 @@ class Mishaps:
         for card in self._foreign:
             self.foreign(card)
         # Scripts that need a card of some class come first.
-        self.late_batch(run_length(scale))
+        witness = self._take("batch-witness", lambda c: c.card_class != 3)
+        self.late_batch(run_length(scale), witness)
         self.replaced(two)
         self.concession_ended(one)
         for nth in range(scale):
             self.overdraft_ride((one, two)[nth % 2])
         self.clone(one, genuine_first=True)
         self.clone(two, genuine_first=False)
-        self.lost_batch(run_length(scale))
+        self.lost_batch(run_length(scale), witness)
         self.load_committed_overnight()
         self.load_lost_overnight()
         for nth in range(scale):
+            self.skewed_clocks()
+            self.load_before_next_load(one)
+            self.gap_or_load(one, comes_late=nth % 2 == 1)
             for script in (self.bad_tac, self.load_in_gap, self.torn_committed, self.clock_ahead, self.missing_exit):
                 script(one)
             for script in (
@@ -103,7 +94,7 @@ class Mishaps:
                 card, used = self._take("altered-claim"), 0
             day = self._dates[nth % 2]
             device = self._device(card)
-            sent = self._flat(card, device, day, 1 + used).sents[0]
+            sent = self._flat(card, device, day, 1 + used // 2).sents[0]
             sent.seal, sent.altered = Seal.OLD, name
             if name == "terminal":
                 sent.device = self._other(device)
@@ -168,24 +159,16 @@ class Mishaps:
     # -- records that never come, or come late
     # -------------------------------------------------------------------------------
 
-    def load_in_gap(self, day: date) -> None:
-        card = self._take("load-in-gap")
-        device = self._device(card)
-        lost = self._flat(card, device, day, 1).sents[0]
-        lost.route = Route(None, 0, f"{LOST} {card.serial}")
-        self._load(card, device, day, 3)
-        self._flat(card, device, day, 5)
-        self._flat(card, device, day, 8)
-        self._fault("load-in-gap", lost, "card-gap")
+    def late_batch(self, cards: int, witness: PlannedCard) -> None:
+        self._run("batch-late", self._late_bus, Route(1, 0, LATE), cards)
+        self._flat(witness, self._late_bus, self._dates[0], 9)
 
-    def late_batch(self, cards: int) -> None:
-        self._run("batch-late", self._late_bus, Route(1, 0, LATE), cards, "sequence-gap")
+    def lost_batch(self, cards: int, witness: PlannedCard) -> None:
+        self._run("batch-lost", self._lost_pos, Route(None, 0, LOST), cards)
+        self._flat(witness, self._lost_pos, self._dates[0], 8)
 
-    def lost_batch(self, cards: int) -> None:
-        self._run("batch-lost", self._lost_pos, Route(None, 0, LOST), cards, "sequence-gap")
-
-    def _run(self, name: str, device: Device, route: Route, cards: int, case: str) -> None:
-        """One batch of one device on day one; each of its cards taps again later that day, and so does the device."""
+    def _run(self, name: str, device: Device, route: Route, cards: int) -> None:
+        """One batch of one device on day one; each of its cards taps again later that day, and so must the device."""
         day, paying = self._dates[0], [c for c in self._free if c.card_class != 3 or device.sector != "transit"]
         sents = []
         for nth, card in enumerate(paying[: max(1, min(cards, len(paying) - 1))]):
@@ -196,9 +179,7 @@ class Mishaps:
             self.taps.append(tap)
             other = self._buses if device.sector == "transit" else self._tills
             self._flat(card, self._rng.choice(other), day, 7)
-        witness = self._take(f"{name}:after", lambda c: c.card_class != 3 or device.sector != "transit")
-        self._flat(witness, device, day, 9)
-        self.faults += [Fault(name, sent, case) for sent in sents[:1]]
+        self.faults += [Fault(name, sent, "sequence-gap") for sent in sents[:1]]
         for sent in sents:
             sent.fault = name
 
@@ -216,41 +197,6 @@ class Mishaps:
         torn, _ = self._pair(card, day)
         torn.tap.manner = manner
         self._fault(name, torn, case)
-
-    # -- loads whose answer was lost
-    # ----------------------------------------------------------------------------------------
-
-    def load_committed(self, day: date) -> None:
-        self._doubt("load-doubt-committed", "after-commit", self._at(day, 3), self._at(day, 6))
-
-    def load_lost(self, day: date) -> None:
-        self._doubt("load-doubt-lost", "before-commit", self._at(day, 3), self._at(day, 6))
-
-    def load_committed_overnight(self) -> None:
-        self._doubt(
-            "load-doubt-committed", "after-commit", local(self._dates[0], 22 * 60 + 38), self._at(self._dates[1], 1)
-        )
-
-    def load_lost_overnight(self) -> None:
-        self._doubt(
-            "load-doubt-lost", "before-commit", local(self._dates[0], 22 * 60 + 39), self._at(self._dates[1], 1)
-        )
-
-    def _doubt(self, name: str, cut: str, loaded: datetime, tapped: datetime) -> None:
-        card = self._take(name)
-        device = self._device(card, "transit")
-        self.taps.append(
-            flat(card, device, tapped - timedelta(days=1) if loaded.date() < tapped.date() else self._before(loaded), 0)
-        )
-        tap = load(card, self._rng.choice(self._fleet.counters), 1, loaded, 3000, self._rng.choice(("901", "902")))
-        tap.cut, tap.fault = cut, name
-        tap.sents.clear()
-        self.taps += [tap, flat(card, device, tapped, 0)]
-        self.faults.append(Fault(name, None, "load-in-doubt"))
-
-    @staticmethod
-    def _before(instant: datetime) -> datetime:
-        return instant - timedelta(minutes=15)
 
     # -- terminals, trips, holders
     # ------------------------------------------------------------------------------------------
@@ -318,11 +264,14 @@ class Mishaps:
         self._fault(name, tap.sents[0], "denylist")
 
     def replaced(self, day: date) -> None:
-        """A bus ride of the morning arrives in the evening, when the card's value has long moved to a new card."""
-        old = self._take("replaced-card-late-tap", lambda c: c.profile == "shared-purse" and c.card_class != 3)
+        """A card is lost one evening, and its value moves to a new card the next noon. Who has found it has ridden on
+        it meanwhile: that record arrives in the evening, too late to be withheld from the new card."""
+        old = self._take("replaced-card-late-tap", lambda c: c.card_class != 3)
         new = self._take("replaced-card-late-tap", lambda c: c.profile == "shared-purse")
-        old.quiet_from = self._at(day, -30)
-        new.blank, new.live_from = True, self._at(self._dates[1], 60)
+        lost = DeskStep("report", local(day - timedelta(days=1), 22 * 60 + 41), old.serial, reason="lost")
+        self.reports.append(lost)
+        old.quiet_from = lost.instant
+        new.blank, new.live_from = True, self._at(day, 60)
         late = self._flat(old, self._rng.choice(self._buses), day, 0)
         step = DeskStep("replacement", self._at(day, 2), old.serial, purse=1, new_card=new.serial, tap=late)
         self.replacements.append(step)
@@ -330,56 +279,3 @@ class Mishaps:
         self.taps.append(moved)
         self._flat(new, self._rng.choice(self._tills), day, 8, 150)
         self._fault("replaced-card-late-tap", late.sents[0], "replaced-card")
-
-    # -- small words
-    # --------------------------------------------------------------------------------------------------------
-
-    def _take(self, fault: str, fits: Callable[[PlannedCard], bool] = lambda c: True) -> PlannedCard:
-        """A card that has no fault yet."""
-        for card in self._free:
-            if fits(card):
-                self._use(card, fault)
-                return card
-        raise ValueError(f"no card is left for the fault {fault}: the plan needs more cards")
-
-    def _use(self, card: PlannedCard, fault: str) -> None:
-        card.fault = fault
-        self._free.remove(card)
-
-    def _at(self, day: date, slot: int) -> datetime:
-        """An instant in the slot-th ten minutes of noon."""
-        return local(day, NOON + 6 + 11 * slot + self._rng.random() * 4)
-
-    def _amount(self) -> int:
-        return self._rng.randrange(100, 601, 10)
-
-    def _device(self, card: PlannedCard, sector: str | None = None) -> Device:
-        """A bus or a till, at which this card pays more than nothing unless the sector is given."""
-        free_ride = CONCESSION[card.card_class] == 0
-        bus = sector == "transit" or (sector is None and not free_ride and self._rng.random() < 0.6)
-        return self._rng.choice(self._buses if bus else self._tills)
-
-    def _other(self, device: Device) -> Device:
-        """Another device of the same sector."""
-        pool = self._buses if device.sector == "transit" else self._tills
-        return self._rng.choice([d for d in pool if d is not device])
-
-    def _flat(self, card: PlannedCard, device: Device, day: date, slot: int, amount_fen: int = 0) -> Tap:
-        tap = flat(card, device, self._at(day, slot), amount_fen or self._amount())
-        self.taps.append(tap)
-        return tap
-
-    def _pair(self, card: PlannedCard, day: date) -> tuple[Sent, Sent]:
-        """Two taps of one purse half an hour apart: the faulty one and the one that shows it."""
-        device = self._device(card)
-        return self._flat(card, device, day, 2).sents[0], self._flat(card, device, day, 6).sents[0]
-
-    def _load(self, card: PlannedCard, device: Device, day: date, slot: int, amount_fen: int = 3000) -> None:
-        purse, channel = card.purse_for(device.sector), self._rng.choice(("901", "902"))
-        self.taps.append(
-            load(card, self._rng.choice(self._fleet.counters), purse, self._at(day, slot), amount_fen, channel)
-        )
-
-    def _fault(self, name: str, sent: Sent, case: str | None) -> None:
-        sent.fault = name
-        self.faults.append(Fault(name, sent, case))

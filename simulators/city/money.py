@@ -8,7 +8,7 @@ from datetime import date
 from typing import NamedTuple
 
 from simulators.city.arrivals import sealed
-from simulators.city.facts import Sent, Tap
+from simulators.city.facts import DeskStep, Sent, Tap
 from simulators.city.parties import FEE_BPS
 from simulators.city.records import Kind
 
@@ -62,7 +62,13 @@ class Books:
 
     def load(self, day: date, tap: Tap) -> None:
         """An accepted load, or one in doubt that the card's evidence has committed."""
-        self.post(day, "load@1", "purse", f"cash:{tap.channel}", f"float:{tap.purse}", tap.amount_fen)
+        source = "transfer" if tap.channel == "transfer" else f"cash:{tap.channel}"
+        self.post(day, "load@1", "purse", source, f"float:{tap.purse}", tap.amount_fen)
+
+    def replacement(self, day: date, step: DeskStep) -> None:
+        """The old card's value leaves its purses, on its way to the new card."""
+        for purse, fen in step.values.items():
+            self.post(day, "replace@1", "purse", f"float:{purse}", "transfer", fen)
 
     def subsidies(self, day: date, known: Sequence[Sent]) -> None:
         """The difference between full and charged fare, of what is accepted and sealed now."""

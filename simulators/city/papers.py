@@ -20,7 +20,7 @@ Line = dict[str, object]
 def truth_lines(plan: Plan) -> list[Line]:
     """The lines of truth.jsonl (docs/demo.md), from the plan alone."""
     doubts = [t for t in plan.taps if t.cut]
-    closer = Closer(plan.sents, doubts, plan.declared, plan.dates)
+    closer = Closer(plan)
     closer.run()
     numbers = {id(t): len(plan.sents) + nth for nth, t in enumerate(doubts, 1)}
     events = [_event(s.id, s.tap, s) for s in plan.sents] + [_event(numbers[id(t)], t, None) for t in doubts]
@@ -38,7 +38,7 @@ def truth_lines(plan: Plan) -> list[Line]:
         lines.append({
             "type": "case", "kind": case.kind, "subject": case.subject, "amount_fen": case.amount_fen,
             "opened": case.opened.isoformat(), "resolved": case.resolved.isoformat() if case.resolved else None,
-            "resolution": case.resolution,
+            "resolution": case.resolution, "owner": case.owner,
         })  # fmt: skip
     for line, (debit, credit) in sorted(closer.books.lines.items()):
         lines.append({

@@ -177,6 +177,7 @@ def _policies() -> list[tuple[str, str, Mapping[str, object]]]:
         *(("licence", purse, {"sectors": sectors, "reserve_bank": 901}) for purse, sectors in licences.items()),
         ("limit", "load", {"max_balance_fen": 100000, "max_load_fen": 50000}),
         ("denylist", "*", {"effective_after_s": 0, "publish_after_s": 3600}),
+        ("replacement", "*", {"offline_window_h": 12}),
     ]
 
 

@@ -76,7 +76,8 @@ def _twins(rng: Random, devices: Fleet, taps: Sequence[Tap], day: date) -> Fault
     """Some ordinary rides of the last bus were made at its twin, which counts and numbers for itself."""
     bus = devices.bus[-1]
     rides = sorted((t for t in taps if t.device is bus and business_date(t.at) == day), key=lambda t: t.at)
-    moved = [t for t in rides[::3] if t.fault is None][:MOST_TWIN_TAPS]
+    # A ride of an ended concession is a case under a sequence that both boxes use: one of the two must be without one.
+    moved = [t for t in rides[::3] if t.fault is None and not t.card.ended][:MOST_TWIN_TAPS]
     for tap in moved:
         tap.device = devices.twin
         for sent in tap.sents:

@@ -108,6 +108,9 @@ class Player:
             self._versions[id(step)] = result.list_version
         elif isinstance(result, ReplacementResult) and step.kind == "replacement":
             _agree(step, "the value to be moved", step.amount_fen, result.load_fen)
+            for purse in sorted(step.values.keys() | result.values.keys()):
+                answered = result.values.get(purse, 0)
+                _agree(step, f"the value of the old card's purse {purse}", step.values.get(purse, 0), answered)
         elif isinstance(result, LoadResult) and step.kind == "load" and step.cut is None:
             self._load(step, result)
         elif isinstance(result, ActResult) and step.kind == "act":

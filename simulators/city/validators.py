@@ -105,7 +105,7 @@ class Validator:
             epoch=1, sequence=0, concession=card_class, full_fare_fen=tap.full_fare_fen, operator=self.device.operator,
             terminal_transaction=int.from_bytes(terminal_transaction, "big"), cryptogram=(tac or bytes(4)) + bytes(4),
             line=self.device.line, station=self.device.station, entry_station=entry.device.station if entry else 0,
-            entry_at=int(entry.at.timestamp()) if entry else 0, list_version=list_version,
+            entry_at=int(entry.stamped.timestamp()) if entry else 0, list_version=list_version,
         )  # fmt: skip
 
     def seal(self, record: TapRecord) -> bytes:
