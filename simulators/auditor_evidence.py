@@ -19,10 +19,20 @@ from simulators.evidence.comparison import (
     compare_answer,
     compare_books,
     compare_cases,
+    compare_replacement,
     compare_report,
     compare_statements,
 )
-from simulators.evidence.happenings import Act, Close, Happening, Load, Upload, json_lines, read_happenings
+from simulators.evidence.happenings import (
+    Act,
+    Close,
+    Happening,
+    Load,
+    Replacement,
+    Upload,
+    json_lines,
+    read_happenings,
+)
 from simulators.evidence.intake import Intake
 from simulators.evidence.proofs import Roots, act_differences, load_differences, prove, read_roots
 from simulators.evidence.registry import BusinessTime, Registry, read_registry
@@ -103,6 +113,8 @@ def _replay(
             if happening.status == 200 and (happening.terminal, happening.n) not in answered:
                 answered.add((happening.terminal, happening.n))
                 compare_answer(happening, counted, quarantined, comparison)
+        elif isinstance(happening, Replacement):
+            compare_replacement(happening, closer.replace(happening), comparison)
         else:
             intake.take_desk(happening)
 

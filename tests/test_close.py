@@ -314,6 +314,17 @@ async def test_a_load_under_a_higher_online_counter_proves_the_one_before(house:
     assert [check for check in await verify(house.pool) if not check.ok] == []
 
 
+async def test_of_equal_tries_that_a_higher_counter_proves_the_last_happened(house: ClearingSide) -> None:
+    await house.load(A, 0, 500, 0, at("03-02 07:00"), proven=False, load_id="first")
+    await house.load(A, 0, 500, 0, at("03-02 07:05"), proven=False, load_id="again")
+    await house.load(A, 1, 700, 500, at("03-02 09:00"), proven=False, load_id="next")
+    await house.close()
+    states = await house.pool.fetch("SELECT load_id, state FROM load_order")
+    assert dict(states) == {"first": "reversed", "again": "committed", "next": "authorised"}
+    assert (await house.moves(D1, "load"))["purse", "cash:901", "load@1"] == 500
+    assert [check for check in await verify(house.pool) if not check.ok] == []
+
+
 async def test_gap_or_load_waits_for_evidence(house: ClearingSide) -> None:
     await house.load(A, 0, 1000, 0, at("03-02 07:00"))
     await house.tap(A, 0, 200, 1000, at("03-02 08:00"))

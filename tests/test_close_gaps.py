@@ -70,6 +70,19 @@ def test_unsealed_debits_take_up_missing_counters() -> None:
     assert interval(800, bare=(100,)).tail_fen == -100
 
 
+def test_unsealed_debits_of_wrong_clocks_lie_where_there_is_room_for_them() -> None:
+    """Metro entries at 12:00, 12:04 and 12:08; between them 100 fen, dated 12:06, then 500 fen, dated 12:03."""
+
+    def minute(number: int) -> datetime:
+        return NOON + timedelta(minutes=number)
+
+    values = ((0, 0, 5000), (2, 4, 4900), (4, 8, 4400))
+    known = tuple(Known(n, fen, fen, minute(at_), bytes(16), D1) for n, at_, fen in values)
+    start = Load("start", 0, 0, 5000, NOON - timedelta(hours=1))
+    weighed = weigh(Purse(CARD, 1, 0, known, (start,), (Bare(minute(3), 500), Bare(minute(6), 100)), ()))
+    assert [each for _, each in weighed.steps] == [Evidence()] * 3
+
+
 def test_a_fork_in_between_is_judged_elsewhere() -> None:
     weighed = interval(5000, (doubt("u", 500),), upper=7, forked=(5,))
     assert all(each == Evidence() for _, each in weighed.steps)

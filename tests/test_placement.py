@@ -137,3 +137,10 @@ def test_the_next_paying_tap_decides(events: list[tuple[str, int, int]]) -> None
 @given(lives(["tap", "load", "bare tap"]))
 def test_an_unsealed_debit_at_a_right_clock_leaves_nothing_to_ask(events: list[tuple[str, int, int]]) -> None:
     assert kinds(weigh(live([(what, size, 0) for what, size, _ in events]).purse())) <= {None}
+
+
+@settings(max_examples=400, deadline=None)
+@given(lives(["tap", "entry", "load", "bare tap"]))
+def test_unsealed_debits_at_wrong_clocks_freeze_nobody(events: list[tuple[str, int, int]]) -> None:
+    """They may change places, which a case about value that went tells; none says that value came from nowhere."""
+    assert "unexplained-credit" not in kinds(weigh(live(events).purse()))

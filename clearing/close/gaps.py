@@ -85,8 +85,8 @@ class Weighed:
 
 def weigh(purse: Purse) -> Weighed:
     """Decide what the records and loads of a purse prove together (docs/ledger.md, "Gaps")."""
-    intervals = lay_out(purse)
     asked, echoes = _last_tries(purse.loads)
+    intervals = lay_out(purse, asked)
     committed, void = _decide(intervals, asked)
     decided = committed | void
     void |= {load.load_id for load, last in echoes if last.load_id in decided}
@@ -133,7 +133,7 @@ def _decide(intervals: list[Interval], loads: list[Load]) -> tuple[set[str], set
     doubts = [load for load in loads if load.doubt]
     committed: set[str] = set()
     void: set[str] = set()
-    if not doubts or not intervals:
+    if not doubts:
         return committed, void
     fewest = contradictions(intervals, loads)
     for load in doubts:

@@ -142,16 +142,17 @@ def _ends_well(interval: Interval, value_fen: int, credited_fen: int) -> bool:
     return lost_fen == 0 or (lost_fen > 0 and interval.between > len(interval.bare))
 
 
-def lay_out(purse: Purse) -> list[Interval]:
-    """The intervals of a purse with its unsealed debits, the open one last; none when no record is known."""
-    if not purse.known:
-        return []
+def lay_out(purse: Purse, loads: Sequence[Load]) -> list[Interval]:
+    """The intervals of a purse with its unsealed debits, the open one last.
+
+    Of `loads` they hold none yet: where these lie without the debits only says where the debits have room.
+    """
     bounds = [None, *purse.known, None]
     intervals = [
         Interval(lower, upper, any(_between(counter, lower, upper) for counter in purse.forked))
         for lower, upper in pairwise(bounds)
     ]
-    spread = _spread(intervals, purse.bare)
+    spread = _spread(place(intervals, loads), purse.bare) if purse.bare else [[] for _ in intervals]
     return [replace(one, bare=tuple(lying)) for one, lying in zip(intervals, spread, strict=True)]
 
 
@@ -202,9 +203,23 @@ def _plus(one: tuple[int, timedelta], other: tuple[int, timedelta]) -> tuple[int
 
 
 def _spread(intervals: Sequence[Interval], bare: Sequence[Bare]) -> list[list[Bare]]:
-    """Unsealed debits in the nearest interval that misses a counter; the open one misses any number."""
+    """Unsealed debits, each in the nearest interval that misses a counter and value for it; behind the last record any
+    number may be missing."""
     spread: list[list[Bare]] = [[] for _ in intervals]
+    rooms = [_room_fen(one) for one in intervals]
     for debit in bare:
-        fitting = [at for at, one in enumerate(intervals) if one.between is None or one.between > len(spread[at])]
+        fitting = [
+            at
+            for at, (one, room_fen) in enumerate(zip(intervals, rooms, strict=True))
+            if one.between is None
+            or (one.between > len(spread[at])
+                and room_fen - sum(lying.amount_fen for lying in spread[at]) >= debit.amount_fen)
+        ]  # fmt: skip
         spread[min(fitting, key=lambda at: (intervals[at].distance(debit.instant), at))].append(debit)
     return spread
+
+
+def _room_fen(interval: Interval) -> int:
+    """What can have left the card in the interval if all of its loads were credited."""
+    before_fen = interval.upper.before_fen if interval.upper else 0
+    return interval.after_fen + sum(load.amount_fen for load in interval.loads) - before_fen

@@ -27,16 +27,20 @@ STEP = """
     WINDOW purse AS (PARTITION BY k.card, k.purse, k.generation ORDER BY k.counter)"""
 
 # Authorised loads that no record proves. One online counter stands for one load: the try that a record proved leaves no
-# doubt about the others; and the card only counts on when a load was credited, so a sole try below another load was.
+# doubt about the others; and the card only counts on when a load was credited, so the last of tries of one
+# amount below another load was.
 UNPROVEN = """
     CREATE TEMP TABLE unproven ON COMMIT DROP AS
     WITH tried AS (
-        SELECT o.*, bool_or(state = 'confirmed') OVER same AS proven, count(*) OVER same AS tries,
+        SELECT o.*, bool_or(state = 'confirmed') OVER same AS proven,
+               min(amount_fen) OVER same = max(amount_fen) OVER same AS alike,
+               row_number() OVER (same ORDER BY authorised_at DESC, load_id DESC) = 1 AS latest,
                max(counter) OVER (PARTITION BY card, purse, generation) > counter AS followed
         FROM load_order o WHERE authorised_at IS NOT NULL AND state <> 'reserved'
         WINDOW same AS (PARTITION BY card, purse, generation, counter))
     SELECT load_id, card, purse, generation, counter, amount_fen, raw_fen, channel, authorised_at, settled_on,
-           CASE WHEN state = 'authorised' AND tries = 1 AND followed THEN 'committed' ELSE state END AS state
+           CASE WHEN state = 'authorised' AND alike AND followed THEN CASE WHEN latest THEN 'committed' ELSE 'reversed'
+               END ELSE state END AS state
     FROM tried WHERE NOT proven"""
 
 # What changed the value of a purse between two known records; `raw_fen` is what a load found. An unsealed debit is

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from simulators.evidence.books import Account
 from simulators.evidence.casebook import CaseBook, Found, Key
-from simulators.evidence.gaps import Counters, Finding, Purse, known_counters, read_counters
-from simulators.evidence.happenings import Close, Report
-from simulators.evidence.intake import Authorised, Fact, Intake
+from simulators.evidence.gaps import Counters, Finding, Purse, Settled, known_counters, read_counters
+from simulators.evidence.happenings import Close, Replacement, Report
+from simulators.evidence.intake import Fact, Intake, source_of
 from simulators.evidence.record_cases import record_cases, terminal_cases
+from simulators.evidence.replacements import Moved, values_fen
 from simulators.evidence.taprecord import PRICED_WITHOUT_ENTRY, Kind
 
 Declared = Mapping[tuple[str, str, date], tuple[int, int]]
@@ -52,6 +53,16 @@ class Closer:
     declared: Declared
     cases: CaseBook = field(default_factory=CaseBook)
     posted: dict[Leg, int] = field(default_factory=dict)
+    moved: list[Moved] = field(default_factory=list)
+
+    def replace(self, replacement: Replacement) -> dict[int, int]:
+        """Take up a replacement; the values of the old card, fen by purse, as known and closed at this moment."""
+        carried = {(leg.rule, leg.account.name, leg.subject): fen for leg, fen in self.posted.items()}
+        values = values_fen(self.intake, carried, replacement.old)
+        origin = self.intake.time.business_date(replacement.at)
+        self.moved += [Moved(replacement.order, origin, purse, fen) for purse, fen in values.items()]
+        self.intake.take_desk(replacement)
+        return values
 
     def close(self, closing: Close) -> None:
         """Post the differences and fold the cases of a date; afterwards the next date is open."""
@@ -62,6 +73,7 @@ class Closer:
         self._forks(known, wanted, found, closing.at, day)
         self._subsidies(wanted, found)
         self._counters(known, wanted, found, closing.at, day)
+        self._replacements(wanted, day)
         for card in sorted({fact.tap.card for fact in intake.facts if fact.code == "rogue-load"}):
             self._freeze(card, closing.at, day)
         self._post(day, wanted)
@@ -155,18 +167,16 @@ class Closer:
     def _counters(
         self, known: Mapping[Purse, Counters], wanted: dict[Leg, int], found: dict[Key, Found], at: datetime, day: date
     ) -> None:
-        settled: list[tuple[Authorised, bool]] = []
-        for finding in read_counters(self.intake, known):
+        reading = read_counters(self.intake, known)
+        for finding in reading.findings:
             card, purse, _ = finding.purse
-            if finding.kind:
-                owner = "issuer" if finding.kind.startswith("unexplained") else "clearing"
-                found[finding.kind, finding.subject] = Found(finding.fen, owner)
+            owner = "issuer" if finding.kind.startswith("unexplained") else "clearing"
+            found[finding.kind, finding.subject] = Found(finding.fen, owner)
             if finding.kind == "unexplained-credit":
                 self._freeze(card, at, day)
             if finding.kind == "card-gap" and finding.fen:
                 self._want_gap(wanted, finding, purse)
-            settled += finding.settled
-        self._loads(settled, wanted, found, day)
+        self._loads(reading.settled, wanted, found, day)
 
     @staticmethod
     def _want_gap(wanted: dict[Leg, int], gap: Finding, purse: int) -> None:
@@ -175,7 +185,7 @@ class Closer:
 
     def _loads(
         self,
-        settled: list[tuple[Authorised, bool]],
+        settled: list[Settled],
         wanted: dict[Leg, int],
         found: dict[Key, Found],
         day: date,
@@ -193,9 +203,15 @@ class Closer:
             resolution = None if committed is None else "committed" if committed else "reversed"
             found["load-in-doubt", subject] = Found(load.amount_fen, "issuer", resolution=resolution)
             if committed:
-                for name, sign in ((f"cash:{load.channel}", 1), (f"float:{load.purse}", -1)):
+                for name, sign in ((source_of(load), 1), (f"float:{load.purse}", -1)):
                     leg = Leg(Account("purse", name), "load@1", authorised.origin, subject)
                     wanted[leg] += sign * load.amount_fen
+
+    def _replacements(self, wanted: dict[Leg, int], day: date) -> None:
+        for each in self.moved:
+            if each.origin <= day:
+                for name, fen in ((f"float:{each.purse}", each.fen), ("transfer", -each.fen)):
+                    wanted[Leg(Account("purse", name), "replace@1", each.origin, f"{each.order}/{each.purse}")] += fen
 
     def _fees(self, day: date) -> None:
         for (sector, operator), base_fen in self.intake.books.payable_fen(day).items():

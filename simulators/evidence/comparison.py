@@ -11,7 +11,7 @@ from typing import Any
 
 from simulators.evidence.books import PAYABLE_CLASSES, Books, StatementLine
 from simulators.evidence.casebook import Case, CaseBook
-from simulators.evidence.happenings import Upload, json_lines
+from simulators.evidence.happenings import Replacement, Upload, json_lines
 
 _NAMED_RESOLUTIONS = frozenset({"void", "committed", "reversed"})
 
@@ -168,6 +168,14 @@ def compare_answer(
     if isinstance(said, list):
         told = sorted((row["seq"], row["code"]) for row in said)
         comparison.equal(f"{where} quarantined", told, sorted(quarantined))
+
+
+def compare_replacement(replacement: Replacement, values_fen: Mapping[int, int], comparison: Comparison) -> None:
+    """What the desk said that a replaced card is worth, against what had arrived by then."""
+    where = f"desk order {replacement.order}:"
+    said, right = (sorted(values.items()) for values in (replacement.values_fen, values_fen))
+    comparison.equal(f"{where} values of the replaced card", said, right)
+    comparison.equal(f"{where} load_fen of the replacement", replacement.load_fen, sum(values_fen.values()))
 
 
 def compare_acknowledged(upload: Upload, received: Set[int], comparison: Comparison) -> None:

@@ -1,32 +1,28 @@
 """The counters of each card, checked against its value: gaps, unexplained money, loads in doubt (rules 12 and 17)."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from itertools import combinations
+from itertools import pairwise
 
 from simulators.evidence.intake import Authorised, Fact, Intake
+from simulators.evidence.placement import Interval, Loading, place_debits, place_loads
 from simulators.evidence.taprecord import Kind
 
 Purse = tuple[bytes, int, int]
 Counters = Mapping[int, list[Fact]]
-_BEGINNING = datetime.min.replace(tzinfo=UTC)
+Settled = tuple[Authorised, bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What an interval between two known counters says; `kind` is a case kind, or empty when all is well.
-
-    `settled` are the loads in doubt that the interval decides: True committed, False reversed.
-    """
+    """What an interval between two known counters says; `kind` is a case kind."""
 
     purse: Purse
     first: int
     upper: Fact
-    kind: str = ""
-    fen: int = 0
-    settled: tuple[tuple[Authorised, bool], ...] = ()
+    kind: str
+    fen: int
 
     @property
     def subject(self) -> str:
@@ -34,6 +30,14 @@ class Finding:
         last = self.upper.claims.counter
         where = f"{last}" if self.kind.startswith("unexplained") else f"{self.first}-{last - 1}"
         return f"{card.hex()}/{purse}/{generation}/{where}"
+
+
+@dataclass(slots=True)
+class Reading:
+    """What all counters say: cases, and the loads in doubt that are decided (True committed, False reversed)."""
+
+    findings: list[Finding] = field(default_factory=list)
+    settled: list[Settled] = field(default_factory=list)
 
 
 def known_counters(facts: Iterable[Fact]) -> dict[Purse, dict[int, list[Fact]]]:
@@ -73,61 +77,96 @@ def _money(intake: Intake) -> dict[Purse, _Money]:
     return found
 
 
-def _explanations(doubtful: list[Authorised], deficit_fen: int) -> list[tuple[Authorised, ...]]:
-    """Every choice of loads that explains the deficit, at most one under each online counter; of tries of one amount
-    under one counter only the last can have been finished."""
-    last = {(each.load.counter, each.load.amount_fen): each for each in doubtful}.values()
-    return [
-        chosen
-        for size in range(len(last) + 1)
-        for chosen in combinations(last, size)
-        if sum(each.load.amount_fen for each in chosen) == deficit_fen
-        and len({each.load.counter for each in chosen}) == size
-    ]
+def _loadings(money: _Money, overdraft_fen: int) -> list[Loading]:
+    """The loads of a purse in their order, (online counter, instant, authorisation), with what each proves."""
+    found = []
+    for fact in money.loads:
+        raw_fen = fact.tap.balance_before_fen + fact.tap.overdraft_fen
+        found.append(Loading(fact.tap.counter, fact.instant, raw_fen - overdraft_fen, fact.tap.amount_fen))
+    tries = sorted(money.doubtful, key=lambda each: each.instant)
+    highest = max([*(load.counter for load in found), *(each.load.counter for each in tries)], default=0)
+    alike: dict[tuple[int, int], list[Authorised]] = defaultdict(list)
+    for each in tries:
+        alike[each.load.counter, each.load.amount_fen].append(each)
+    under = Counter(each.load.counter for each in tries)
+    for each in tries:
+        load = each.load
+        *forgotten, last = alike[load.counter, load.amount_fen]
+        if each is last:
+            found.append(
+                Loading(
+                    counter=load.counter,
+                    instant=each.instant,
+                    found_fen=load.raw_balance_fen - overdraft_fen,
+                    fen=load.amount_fen,
+                    credited=True if under[load.counter] == 1 and load.counter < highest else None,
+                    authorised=each,
+                    forgotten=tuple(forgotten),
+                )
+            )
+    return sorted(found, key=lambda load: (load.counter, load.instant))
 
 
-def _most_fen(doubtful: list[Authorised]) -> int:
+def _intervals(counters: Counters) -> list[Interval]:
+    """Between the known records that no fork disputes; the last one is open."""
+    forked = {counter for counter, facts in counters.items() if len(facts) > 1}
+    known = [counters[counter][0] for counter in sorted(counters.keys() - forked)]
+    found = [Interval(lower, upper) for lower, upper in pairwise([None, *known, None])]
+    if forked:
+        for interval in found:
+            interval.forked = any(
+                interval.first <= each and (interval.upper is None or each < interval.upper.claims.counter)
+                for each in forked
+            )
+    return found
+
+
+def _most_fen(doubtful: Iterable[Loading]) -> int:
     """The most that loads can sum up to, of which those under one online counter are alternatives."""
     most: dict[int, int] = defaultdict(int)
     for each in doubtful:
-        most[each.load.counter] = max(most[each.load.counter], each.load.amount_fen)
+        most[each.counter] = max(most[each.counter], each.fen)
     return sum(most.values())
 
 
-def _interval(purse: Purse, lower: Fact | None, upper: Fact, money: _Money, unsealed: list[Fact]) -> Finding:
-    start = lower.instant if lower else _BEGINNING
-    first = lower.claims.counter + 1 if lower else 0
-    loads = [fact.tap.amount_fen for fact in money.loads if start < fact.instant <= upper.instant]
-    debits = [fact.tap.amount_fen for fact in unsealed if start < fact.instant <= upper.instant]
-    doubtful = [each for each in money.doubtful if start < each.instant <= upper.instant]
-    missing = upper.claims.counter - first - len(debits)
-    after_fen = lower.claims.after_fen if lower else 0
-    difference_fen = after_fen + sum(loads) - sum(debits) - upper.claims.balance_before_fen
-    if doubtful and missing > 0:
-        return Finding(purse, first, upper, "gap-or-load", _most_fen(doubtful))
-    if doubtful and missing == 0 and (choices := _explanations(doubtful, -difference_fen)):
-        settled = tuple((each, each in choices[0]) for each in doubtful) if len(choices) == 1 else ()
-        return Finding(purse, first, upper, settled=settled)
-    if missing > 0 and difference_fen >= 0:
-        return Finding(purse, first, upper, "card-gap", difference_fen)
-    if difference_fen < 0:
-        return Finding(purse, first, upper, "unexplained-credit", -difference_fen)
-    return Finding(purse, first, upper, "unexplained-debit" if difference_fen else "", difference_fen)
+def _judge(purse: Purse, interval: Interval) -> Finding | None:
+    """The case that an interval is, if it is one."""
+    upper = interval.upper
+    if interval.forked or upper is None:
+        return None
+    doubtful = [load for load in interval.loads if load.credited is None]
+    if doubtful and interval.holds(interval.loads):
+        return Finding(purse, interval.first, upper, "gap-or-load", _most_fen(doubtful)) if interval.spare else None
+    left_fen = interval.difference_fen(sum(load.fen for load in interval.loads if load.credited))
+    if interval.spare and left_fen >= 0:
+        return Finding(purse, interval.first, upper, "card-gap", left_fen)
+    if left_fen == 0:
+        return None
+    kind = "unexplained-credit" if left_fen < 0 else "unexplained-debit"
+    return Finding(purse, interval.first, upper, kind, abs(left_fen))
 
 
-def read_counters(intake: Intake, known: Mapping[Purse, Counters]) -> Iterator[Finding]:
-    """All intervals of our registered cards that are not torn by a fork."""
-    money = _money(intake)
-    for purse, counters in known.items():
+def _settled(loads: Iterable[Loading]) -> Iterator[Settled]:
+    """The orders that are decided; with the last of some tries, those that the card had forgotten for it."""
+    for load in loads:
+        if load.authorised and load.credited is not None:
+            yield load.authorised, load.credited
+            yield from ((each, False) for each in load.forgotten)
+
+
+def read_counters(intake: Intake, known: Mapping[Purse, Counters]) -> Reading:
+    """All intervals of our registered cards, and the loads in doubt that their values and counters decide."""
+    money, reading = _money(intake), Reading()
+    for purse in sorted(known.keys() | money.keys()):
         card, application, _ = purse
         if card not in intake.registry.cards:
             continue
-        forked = {counter for counter, facts in counters.items() if len(facts) > 1}
-        unsealed = money[card, application, 0].unsealed
-        lower: Fact | None = None
-        for counter in sorted(counters.keys() - forked):
-            (upper,) = counters[counter]
-            below = lower.claims.counter if lower else -1
-            if not any(below < each < counter for each in forked):
-                yield _interval(purse, lower, upper, money[purse], unsealed)
-            lower = upper
+        intervals = _intervals(known.get(purse, {}))
+        first = intervals[0].upper
+        if (card, application, 0) in money:
+            place_debits(intervals, money[card, application, 0].unsealed)
+        if purse in money:
+            overdraft_fen = first.claims.overdraft_fen if first else 0
+            reading.settled += _settled(place_loads(intervals, _loadings(money[purse], overdraft_fen)))
+        reading.findings += filter(None, (_judge(purse, interval) for interval in intervals))
+    return reading

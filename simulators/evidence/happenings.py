@@ -98,8 +98,13 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
+    """A card replaced by another; `values_fen` is what the desk answered, by purse, without zeros."""
+
     order: int
+    at: datetime
     old: bytes
+    values_fen: dict[int, int]
+    load_fen: int
 
 
 Happening = Upload | Close | Load | Act | Report | Replacement
@@ -211,7 +216,8 @@ def _desk(directory: Path) -> list[Happening]:
             card = bytes.fromhex(asked["card"])
             found.append(Report(order, card, int(got["list_version"]), effective, published))
         elif call == "replacements":
-            found.append(Replacement(order, bytes.fromhex(asked["old"])))
+            values_fen = {int(purse): int(fen) for purse, fen in got.get("values", {}).items() if fen}
+            found.append(Replacement(order, at, bytes.fromhex(asked["old"]), values_fen, int(got["load_fen"])))
     return found
 
 

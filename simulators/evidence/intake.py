@@ -251,7 +251,12 @@ class Intake:
         self.books.post(day, Account(ledger, f"{creditor}:{fact.operator}"), rule, -fen, fact.origin)
 
 
+def source_of(load: Load) -> str:
+    """The account that pays for a load: the channel's cash, or the value of replaced cards."""
+    return "transfer" if load.channel == "transfer" else f"cash:{load.channel}"
+
+
 def post_load(books: Books, day: date, load: Load, fen: int, origin: date) -> None:
-    """Cash due from the channel against value on the card."""
-    books.post(day, Account("purse", f"cash:{load.channel}"), "load@1", fen, origin)
+    """Cash due from the channel, or value of a replaced card, against value on the card."""
+    books.post(day, Account("purse", source_of(load)), "load@1", fen, origin)
     books.post(day, Account("purse", f"float:{load.purse}"), "load@1", -fen, origin)

@@ -13,12 +13,13 @@ _OF_OPERATOR = frozenset(
     {"bad-proof", "unknown-psam", "unknown-issuer", "no-key", "unknown-card", "malformed", "terminal-suspended"}
 )
 _OF_CLEARING = frozenset({"clock", "psam-inactive", "rogue-load", "replaced-card"})
+RENEWAL_COUNTER = 0xFC00
 _DECLARED_KINDS = OFFLINE | {Kind.ACT}
 _DECLARED_STATES = frozenset({"accepted", "suspended", "disputed", "pending_issuer"})
 
 
 def record_cases(intake: Intake, known: Mapping[Purse, Counters]) -> dict[Key, Found]:
-    """Cases by the code a record was born with, missing seals, conflicts and torn debits."""
+    """Cases by the code a record was born with, missing seals, conflicts, torn debits and counters near their end."""
     found: dict[Key, Found] = {}
     for fact in intake.facts:
         tap, code = fact.claims, fact.code
@@ -36,7 +37,19 @@ def record_cases(intake: Intake, known: Mapping[Purse, Counters]) -> dict[Key, F
             found["torn", tap.subject] = _torn(fact, known.get(tap.purse_key, {}))
         if fact.proven and fact.offline and not fact.sealed:
             found["bad-seal", tap.subject] = Found(tap.amount_fen, "operator")
+    for card, purse, generation in _worn_out(intake, known):
+        found["renewal", f"{card.hex()}/{purse}/{generation}"] = Found(0, "issuer")
     return found
+
+
+def _worn_out(intake: Intake, known: Mapping[Purse, Counters]) -> Iterator[Purse]:
+    """Purses of our own cards with a counter so near its end that the card should be renewed (rule 5)."""
+    for purse, counters in known.items():
+        if any(counter >= RENEWAL_COUNTER and len(members) == 1 for counter, members in counters.items()):
+            yield purse
+    for fact in intake.facts:
+        if fact.tap.kind == Kind.LOAD and fact.state == "accepted" and fact.tap.counter >= RENEWAL_COUNTER:
+            yield fact.tap.purse_key
 
 
 def _bearer(intake: Intake, fact: Fact) -> str:
