@@ -2,11 +2,15 @@
 
     record, cryptogram    the TapRecord and what a cryptogram covers
     apdu, tlv, bcd        the forms of bytes
-    status, commands      what is said to a card, what it answers, what its status words mean
+    status, commands      what is said to a card, what it answers, what its status words mean (`status_tables`)
+    secure_messaging      what the MACs and encipherments of protected commands are made over
+    selection             what SELECT says: open, blocked, absent, in each layout
     card_map, card_files  applications, file and key ids; the contents of files
-    profile, order        a kind of card as data (TOML), and one card or PSAM to be made
+    switches, profile     where sources differ, by name; a kind of card as data (TOML)
+    order, batch          one card or PSAM to be made; many of them, checked before the first
     script, step          the ordered steps that make a card or a PSAM of a blank
     purse                 how a purse transaction ends: committed, refused, or unknown until the card tells
+    metro                 what an exit makes of the entry that a card shows
     authority             what needs a key, asked of a `CardAuthority` that `keys` implements
     errors                the error tree of the whole product
 

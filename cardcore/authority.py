@@ -4,11 +4,12 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
 from cardcore.record import Suite
+from cardcore.switches import OverdraftTacKey, Sm4SessionKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,8 @@ class KeyStep:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadRequest:
-    """A load that the card has opened with INITIALIZE FOR LOAD; amounts in fen, balance as the card answered."""
+class MoneyRequest:
+    """What a card has opened with INITIALIZE and MAC1; amounts in fen, balance as the card answered."""
 
     identity: CardIdentity
     terminal: int
@@ -77,6 +78,28 @@ class LoadRequest:
     counter: int
     random: bytes
     mac1: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest(MoneyRequest):
+    """A load that the card has opened with INITIALIZE FOR LOAD."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadRequest(MoneyRequest):
+    """An unload that the card has opened with INITIALIZE FOR UNLOAD; MAC1 covers type 03."""
+
+    session_key: Sm4SessionKey = Sm4SessionKey.PADDED
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadGrant:
+    """Permission for one unload: date, time (BCD) and MAC2 (4 bytes) for DEBIT FOR UNLOAD; `unload_id` names it."""
+
+    unload_id: str
+    date: bytes
+    time: bytes
+    mac2: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +128,80 @@ class OverdraftRequest:
     mac1: bytes
     date: bytes
     time: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OverdraftProof:
+    """What the card answered to UPDATE OVERDRAFT LIMIT: its TAC, and the key that the profile says it is made with."""
+
+    request: OverdraftRequest
+    tac: bytes
+    tac_key: OverdraftTacKey = OverdraftTacKey.FOLDED
+    session_key: Sm4SessionKey = Sm4SessionKey.PADDED
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectRequest:
+    """A file command to be put under the line key (36) of an application: header and, for a write, Lc and data.
+
+    `challenge` is the card's, had directly before; `enciphered` for a file that is.
+    """
+
+    identity: CardIdentity | PsamIdentity
+    application: int
+    command: bytes
+    challenge: bytes
+    enciphered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectedAnswer:
+    """What the card answered to a protected read: `body` as sent, its MAC (4 bytes), the challenge of the command."""
+
+    identity: CardIdentity | PsamIdentity
+    application: int
+    body: bytes
+    mac: bytes
+    challenge: bytes
+    enciphered: bool = False
+
+
+class BlockAct(Enum):
+    """What is done to a card or an application under secure messaging; the command whose header is covered."""
+
+    CARD_BLOCK = "84160000"
+    APPLICATION_BLOCK = "841e0000"
+    APPLICATION_BLOCK_FOR_EVER = "841e0001"
+    APPLICATION_UNBLOCK = "84180000"
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRequest:
+    """A card (application 0) or application to be blocked or unblocked, with the card's challenge."""
+
+    identity: CardIdentity
+    application: int
+    act: BlockAct
+    challenge: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PinReloadRequest:
+    """A new PIN for an application without the old one, under key 38: BCD, 2 to 6 bytes, never shown."""
+
+    identity: CardIdentity
+    application: int
+    pin: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PinUnblockRequest:
+    """A blocked PIN to be unblocked and set, under key 37: `command` is the plain PIN UNBLOCK, the new PIN its data."""
+
+    identity: CardIdentity
+    application: int
+    command: bytes = field(repr=False)
+    challenge: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +263,50 @@ class LoadAuthority(Protocol):
         ...
 
 
+class UnloadAuthority(Protocol):
+    """Answers an unload: MAC1 is checked before MAC2 leaves, MAC3 before any money does (rule 18)."""
+
+    async def authorise_unload(self, request: UnloadRequest) -> UnloadGrant:
+        """Raises RefusedError with a code of docs/wire.md ('bad-mac1').
+
+        Asking again for the same opening gets the same grant. A cancelled call may have authorised the unload, which is
+        then in doubt.
+        """
+        ...
+
+    async def confirm_unload(self, request: UnloadRequest, grant: UnloadGrant, mac3: bytes) -> None:
+        """Check MAC3 (4 bytes) by the session key of the request; raises RefusedError('bad-mac3'): pay nothing."""
+        ...
+
+
+class UpkeepAuthority(Protocol):
+    """The upkeep of an issued card at a counter; every call is one audited use of a key of the card."""
+
+    async def protect(self, request: ProtectRequest) -> bytes:
+        """The whole command under secure messaging, without Le; only file commands are protected so."""
+        ...
+
+    async def reveal(self, answer: ProtectedAnswer) -> bytes:
+        """The content of a protected read, after its MAC was checked; raises RefusedError('bad-mac')."""
+        ...
+
+    async def block(self, request: BlockRequest) -> bytes:
+        """MAC (4 bytes) by key 36 over the header of the act and Lc = 04."""
+        ...
+
+    async def reload_pin(self, request: PinReloadRequest) -> bytes:
+        """MAC (4 bytes) over the new PIN alone, by the halves of key 38 XORed (3DES) or the whole key (SM4), IV 0."""
+        ...
+
+    async def unblock_pin(self, request: PinUnblockRequest) -> bytes:
+        """The whole PIN UNBLOCK: the PIN enciphered, and the MAC, both under key 37."""
+        ...
+
+    async def confirm_overdraft(self, proof: OverdraftProof) -> None:
+        """Check the TAC of an allowance by the TAC key of the purse; raises RefusedError('bad-tac')."""
+        ...
+
+
 class ActAuthority(Protocol):
     """Opens online acts of social security and medical."""
 
@@ -174,5 +315,5 @@ class ActAuthority(Protocol):
         ...
 
 
-class CardAuthority(PersonalisationAuthority, LoadAuthority, Protocol):
+class CardAuthority(PersonalisationAuthority, LoadAuthority, UnloadAuthority, UpkeepAuthority, Protocol):
     """Everything that the reader side asks of a holder of keys."""

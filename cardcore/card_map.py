@@ -31,7 +31,11 @@ SOCIAL = Application(2, bytes.fromhex("7378312E73682EC9E7BBE1B1A3D5CF"), 0x3F02)
 SMALLPAY = Application(3, bytes.fromhex("F053584F43010103"), 0x3F03)
 UTILITY = Application(4, bytes.fromhex("F053584F43010104"), 0x3F04)
 MEDICAL = Application(5, bytes.fromhex("F053584F43010105"), 0x3F05)
+# A city card of the construction ministry's scheme is a card of its own, with its own roots.
+CITY_CARD = Application(6, bytes.fromhex("A00000000386980701"), 0x3F01)
 APPLICATIONS = {item.number: item for item in (MF, TRANSIT, SOCIAL, SMALLPAY, UTILITY, MEDICAL)}
+# The applications of every profile; `APPLICATIONS` are those of the province's own card.
+ALL_APPLICATIONS = {**APPLICATIONS, CITY_CARD.number: CITY_CARD}
 
 
 class Sfi(IntEnum):

@@ -5,11 +5,43 @@ Inputs only: computing over them is `keys`' work.
 
 from collections.abc import Mapping
 
-from cardcore.record import Kind, Sector, TapRecord
+from cardcore.errors import FormatError
+from cardcore.record import Kind, Sector, Suite, TapRecord
+from cardcore.switches import OverdraftTacKey, Sm4SessionKey
 
 
 def _u(value: int, width: int) -> bytes:
     return value.to_bytes(width, "big")
+
+
+def session_input(
+    suite: Suite,
+    random: bytes,
+    counter: int,
+    terminal_transaction: int | None = None,
+    sm4: Sm4SessionKey = Sm4SessionKey.PADDED,
+) -> bytes:
+    """What the card key enciphers into the session key: 8 bytes for 3DES, 16 for SM4.
+
+    `terminal_transaction` is the PSAM's number of a purchase, None for load, unload and allowance. Raises FormatError.
+    """
+    if len(random) != 4:
+        raise FormatError(f"the card's random number has 4 bytes, not {len(random)}")
+    seed = random + _u(counter, 2)
+    if terminal_transaction is not None:
+        seed += _u(terminal_transaction & 0xFFFF, 2)
+    short = (seed + b"\x80\x00")[:8]
+    if suite is Suite.TRIPLE_DES:
+        return short
+    if sm4 is Sm4SessionKey.COMPLEMENT:
+        return short + bytes(octet ^ 0xFF for octet in short)
+    return (seed + b"\x80").ljust(16, b"\0")
+
+
+def folds_tac_key(suite: Suite, transaction_type: int, overdraft: OverdraftTacKey = OverdraftTacKey.FOLDED) -> bool:
+    """Whether a TAC is made with the halves of the TAC key XORed, and not with the key whole: by 3DES cards only."""
+    whole = transaction_type == 0x07 and overdraft is OverdraftTacKey.WHOLE
+    return suite is Suite.TRIPLE_DES and not whole
 
 
 def load_mac1_input(raw_balance_fen: int, amount_fen: int, transaction_type: int, terminal_number: bytes) -> bytes:
@@ -35,6 +67,28 @@ def overdraft_mac1_input(raw_balance_fen: int, limit_fen: int, terminal_number: 
 def overdraft_mac2_input(limit_fen: int, terminal_number: bytes, date: bytes, time: bytes) -> bytes:
     """17 bytes of the host's MAC2 of UPDATE OVERDRAW LIMIT."""
     return _u(limit_fen, 3) + b"\x07" + terminal_number + date + time
+
+
+def overdraft_tac_input(
+    raw_balance_after_fen: int, counter: int, limit_fen: int, terminal_number: bytes, date: bytes, time: bytes
+) -> bytes:
+    """23 bytes of the TAC of UPDATE OVERDRAW LIMIT; the balance is the new one, the counter the one before."""
+    return _u(raw_balance_after_fen, 4) + _u(counter, 2) + overdraft_mac2_input(limit_fen, terminal_number, date, time)
+
+
+def unload_mac3_input(
+    raw_balance_after_fen: int, counter: int, amount_fen: int, terminal_number: bytes, date: bytes, time: bytes
+) -> bytes:
+    """24 bytes of MAC3, by which a card proves under the session key that it unloaded (type 03)."""
+    head = _u(raw_balance_after_fen, 4) + _u(counter, 2)
+    return head + host_mac2_input(amount_fen, 0x03, terminal_number, date, time)
+
+
+def composite_mac_input(card: bytes, purse: int, record: bytes) -> bytes:
+    """53 bytes of the MAC in a guarded composite record: whose card and purse, and bytes 0..37 (docs/card.md)."""
+    if len(card) != 10 or len(record) != 48:
+        raise FormatError(f"a serial of 10 and a record of 48 bytes are covered, not {len(card)} and {len(record)}")
+    return b"OCM1" + card + _u(purse, 1) + record[:38]
 
 
 def purchase_tac_input(record: TapRecord) -> bytes:

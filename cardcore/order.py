@@ -6,23 +6,28 @@ from datetime import date
 from cardcore.authority import CardIdentity, PsamIdentity
 from cardcore.bcd import decode_digits, encode_digits
 from cardcore.card_files import (
+    METRO_ID,
+    TRANSFER_ID,
     CardId,
     CityData,
     CommonData,
     Holder,
     MedicalIdentity,
     MetroRecord,
+    MinistryData,
+    TransferRecord,
     directory_entry,
     social_card,
     social_holder,
 )
 from cardcore.commands.personalise import FileKind
 from cardcore.errors import FormatError, ProfileError
-from cardcore.profile import ApplicationSpec, FileSpec, Profile
+from cardcore.profile import ApplicationSpec, CommonLayout, FileSpec, Profile
 from cardcore.record import Sector, Suite
 from cardcore.tlv import Tlv, build
 
 _MEDICAL_IDENTITY_BYTES = 32
+_WITH_BITMAP = 34
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +69,36 @@ class CardOrder:
         """EF 0015 of every application of this card."""
         return CommonData(issuer_id=self.issuer + b"\xff" * 4, card=self.card, starts=self.starts, expires=self.expires)
 
+    def _ministry(self, *, with_bitmap: bool) -> MinistryData:
+        """EF 0015 of a city card: issuer = institution(2) ‖ city(2), and a serial of 8 bytes behind two zeros."""
+        if self.card[:2] != bytes(2) or self.issuer[2:] != encode_digits(self.city):
+            raise FormatError(
+                f"card {self.card.hex()} of issuer {self.issuer.hex()} is no city card of city {self.city}: its serial "
+                "starts with 0000 and its issuer ends in the city; correct the order"
+            )
+        return MinistryData(
+            institution=self.issuer[:2],
+            city=self.city,
+            serial=self.card[2:],
+            starts=self.starts,
+            expires=self.expires,
+            sub_type=self.concession,
+            business=bytes(4) if with_bitmap else None,
+        )
+
     def contents(self, profile: Profile, application: ApplicationSpec, spec: FileSpec) -> tuple[bytes, ...]:
         """What personalisation writes into one file: a binary content, or records in their order; () for nothing.
 
-        Raises ProfileError when the profile gives a binary file another length than its content has.
+        Raises ProfileError when the profile gives a binary file another length than its content has, or a record file
+        too few or too short records; FormatError when the order is of another scheme than the profile.
         """
         records = self._records(profile, application, spec)
+        longest = max(map(len, records), default=0)
+        if spec.count and (len(records) > spec.count or longest > spec.length):
+            raise ProfileError(
+                f"profile {profile.name}: file {spec.fid:04X} of application {application.number} has {spec.count} "
+                f"records of {spec.length} bytes, but {len(records)} of up to {longest} bytes are to be written"
+            )
         if spec.kind is FileKind.BINARY and any(len(content) != spec.length for content in records):
             raise ProfileError(
                 f"profile {profile.name}: file {spec.fid:04X} of application {application.number} has "
@@ -87,12 +116,17 @@ class CardOrder:
                 return (CardId(issuer=issuer, city=self.city, serial=serial, issued=self.starts).encode(),)
             case _, 0x0015 if spec.length == _MEDICAL_IDENTITY_BYTES:
                 return (MedicalIdentity(self.common).encode(),)
+            case _, 0x0015 if application.common_layout is CommonLayout.MINISTRY:
+                return (self._ministry(with_bitmap=spec.length == _WITH_BITMAP).encode(),)
             case _, 0x0015:
                 return (self.common.encode(),)
             case _, 0x0016 if self.holder:
                 return (self.holder.encode(),)
             case _, 0x0017:
                 return (CityData(province=self.province, city=self.city, concession=self.concession).encode(),)
+            case _, 0x001A if spec.composites:
+                fresh = {METRO_ID: MetroRecord().encode(), TRANSFER_ID: TransferRecord().encode()}
+                return tuple(fresh[item] for item in spec.composites)
             case _, 0x001A:
                 return (MetroRecord().encode(),)
             case _, 0xEF05:

@@ -6,134 +6,52 @@ field.
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from cardcore.card_files import LogCounter
-from cardcore.card_map import APPLICATIONS, MF_FID, KeyType
+from cardcore.card_files import METRO_ID, TRANSFER_ID
+from cardcore.card_map import ALL_APPLICATIONS, MF_FID, KeyType
 from cardcore.commands.personalise import FileKind
 from cardcore.errors import ProfileError
+from cardcore.profile_spec import (
+    ApplicationSpec,
+    CommonLayout,
+    FileSpec,
+    KeySpec,
+    Profile,
+    PurseSpec,
+    SuiteProfile,
+)
 from cardcore.profile_table import Table
 from cardcore.record import Sector, Suite
+from cardcore.switches import (
+    BlockedSelect,
+    LogCounter,
+    OverdraftTacKey,
+    PinUnblockPlace,
+    PsamFactorOrder,
+    Sm4SessionKey,
+    Switches,
+)
+
+__all__ = [
+    "SUITE_NAMES",
+    "ApplicationSpec",
+    "CommonLayout",
+    "FileSpec",
+    "KeySpec",
+    "Profile",
+    "PurseSpec",
+    "SuiteProfile",
+    "load_profile",
+    "profile_names",
+    "read_profile",
+]
 
 SUITE_NAMES = {"3des": Suite.TRIPLE_DES, "sm4": Suite.SM4}
+COMPOSITES = {"metro": METRO_ID, "transfer": TRANSFER_ID}
 # What FMCOS spends on one 16-byte key with its header.
 _KEY_BYTES = 24
-
-
-@dataclass(frozen=True, slots=True)
-class FileSpec:
-    """One elementary file: `count` records of `length` bytes, or 0 and a binary of `length` bytes."""
-
-    fid: int
-    kind: FileKind
-    length: int
-    count: int
-    read_right: int
-    write_right: int
-    protected: bool
-
-    @property
-    def sfi(self) -> int:
-        return self.fid & 0x1F
-
-
-@dataclass(frozen=True, slots=True)
-class KeySpec:
-    """One key: its id in each suite and its attributes; `next_state` and `tries` where the type has them."""
-
-    type: KeyType
-    ids: Mapping[Suite, int]
-    use: int
-    change: int
-    next_state: int
-    tries: int
-    sector: Sector | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PurseSpec:
-    """An electronic purse: right to use it, SFI of its log, overdraft allowance in fen."""
-
-    right: int
-    log_sfi: int
-    overdraft_fen: int
-
-
-@dataclass(frozen=True, slots=True)
-class ApplicationSpec:
-    """One directory and what is in it; sizes in bytes. The MF (number 0) exists on the blank and has no sizes."""
-
-    number: int
-    label: str
-    fid: int
-    aid: bytes
-    size: int
-    create_right: int
-    erase_right: int
-    key_file_size: int
-    add_right: int
-    files: tuple[FileSpec, ...]
-    keys: tuple[KeySpec, ...]
-    purse: PurseSpec | None
-
-    def file(self, fid: int) -> FileSpec | None:
-        return next((item for item in self.files if item.fid == fid), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """A kind of card; `for_suite` binds it to the suite that a card is ordered in."""
-
-    name: str
-    title: str
-    suites: tuple[Suite, ...]
-    pin: str
-    log_counter: LogCounter
-    applications: tuple[ApplicationSpec, ...]
-
-    def application(self, number: int) -> ApplicationSpec:
-        """Raises ProfileError when this card has no such application."""
-        for item in self.applications:
-            if item.number == number:
-                return item
-        raise ProfileError(f"profile {self.name} has no application {number}")
-
-    @property
-    def purses(self) -> tuple[ApplicationSpec, ...]:
-        """The applications that have a purse."""
-        return tuple(item for item in self.applications if item.purse)
-
-    def for_suite(self, suite: Suite) -> "SuiteProfile":
-        """Raises ProfileError when the profile is not offered in this suite."""
-        if suite not in self.suites:
-            raise ProfileError(f"profile {self.name} is not offered in suite {suite.name}; order another suite")
-        return SuiteProfile(self, suite)
-
-
-@dataclass(frozen=True, slots=True)
-class SuiteProfile:
-    """A profile in one suite: which key to name in which command."""
-
-    profile: Profile
-    suite: Suite
-
-    def key_index(self, application: int, kind: KeyType, sector: Sector | None = None) -> int:
-        """Id of a key; `sector` chooses among purchase keys. Raises ProfileError when the card has none."""
-        for key in self.profile.application(application).keys:
-            if key.type is kind and (sector is None or key.sector is sector):
-                return key.ids[self.suite]
-        what = f"{kind.name.lower()} key" + (f" for {sector.label}" if sector else "")
-        raise ProfileError(f"profile {self.profile.name} has no {what} in application {application}")
-
-    def purse_for(self, sector: Sector) -> tuple[ApplicationSpec, int]:
-        """The application whose purse pays in this sector, and its purchase-key id; raises ProfileError."""
-        for item in self.profile.purses:
-            for key in item.keys:
-                if key.type is KeyType.PURCHASE and key.sector is sector:
-                    return item, key.ids[self.suite]
-        raise ProfileError(f"profile {self.profile.name} has no purse that pays in sector {sector.label}")
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
@@ -165,13 +83,14 @@ def read_profile(document: Mapping[str, object], where: str) -> Profile:
         suites = table.choices("suites", SUITE_NAMES)
         if not suites:
             raise table.fault("field 'suites' names at least one suite")
+        applications = tuple(_application(item, suites) for item in table.tables("application"))
         profile = Profile(
             name=table.text("name"),
             title=table.text("title"),
             suites=suites,
             pin=table.text("pin"),
-            log_counter=table.choice("log_counter", {item.value: item for item in LogCounter}),
-            applications=tuple(_application(item, suites) for item in table.tables("application")),
+            switches=_switches(table, suites, applications),
+            applications=applications,
         )
     numbers = [item.number for item in profile.applications]
     if numbers[:1] != [0] or len(set(numbers)) != len(numbers):
@@ -181,9 +100,23 @@ def read_profile(document: Mapping[str, object], where: str) -> Profile:
     return profile
 
 
+def _switches(table: Table, suites: tuple[Suite, ...], applications: tuple[ApplicationSpec, ...]) -> Switches:
+    """The switches of a profile; one that nothing on the card uses is left unread, and so refused."""
+    kinds = {key.type for item in applications for key in item.keys}
+    purses = any(item.purse for item in applications)
+    return Switches(
+        log_counter=table.switch(LogCounter, purses, "log_counter"),
+        overdraft_tac_key=table.switch(OverdraftTacKey, purses and Suite.TRIPLE_DES in suites, "overdraft_tac_key"),
+        blocked_select=table.switch(BlockedSelect, True, "blocked_select"),
+        psam_factor_order=table.switch(PsamFactorOrder, purses, "psam_factor_order"),
+        pin_unblock_place=table.switch(PinUnblockPlace, KeyType.PIN_UNBLOCK in kinds, "pin_unblock_place"),
+        sm4_session_key=table.switch(Sm4SessionKey, purses and Suite.SM4 in suites, "sm4_session_key"),
+    )
+
+
 def _application(source: Table, suites: tuple[Suite, ...]) -> ApplicationSpec:
     with source as table:
-        number = table.number("number", max(APPLICATIONS))
+        number = table.number("number", max(ALL_APPLICATIONS))
         is_mf = number == 0
         size = create = erase = key_file_size = add = 0
         if not is_mf:
@@ -203,6 +136,7 @@ def _application(source: Table, suites: tuple[Suite, ...]) -> ApplicationSpec:
             files=tuple(map(_file, table.tables("files"))),
             keys=tuple(_key(item, suites) for item in table.tables("keys")),
             purse=_purse(table.table("purse")) if "purse" in table else None,
+            common_layout=table.switch(CommonLayout, not is_mf, "common_layout"),
         )
         for fault in _contradictions(application, suites):
             raise table.fault(fault)
@@ -221,6 +155,7 @@ def _file(source: Table) -> FileSpec:
             read_right=table.number("read"),
             write_right=table.number("write"),
             protected=table.flag("protected"),
+            composites=table.choices("composites", COMPOSITES) if "composites" in table and not binary else (),
         )
 
 

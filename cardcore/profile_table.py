@@ -1,12 +1,14 @@
 """A TOML table that is read field by field, and refuses what nobody read."""
 
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from types import TracebackType
 from typing import Self, TypeVar
 
 from cardcore.errors import ProfileError
 
 ChosenT = TypeVar("ChosenT")
+SwitchT = TypeVar("SwitchT", bound=StrEnum)
 
 
 class Table:
@@ -63,6 +65,12 @@ class Table:
     def choice(self, name: str, choices: Mapping[str, ChosenT]) -> ChosenT:
         """One of the named choices."""
         return self._chosen(name, self._take(name), choices)
+
+    def switch(self, choices: type[SwitchT], used: bool, name: str) -> SwitchT:
+        """One of an enum's values, its first where the field is absent; where nothing uses it, it must be absent."""
+        if not used or name not in self:
+            return next(iter(choices))
+        return self.choice(name, {item.value: item for item in choices})
 
     def choices(self, name: str, choices: Mapping[str, ChosenT]) -> tuple[ChosenT, ...]:
         """A list of named choices."""

@@ -1,6 +1,7 @@
 """How a purse transaction ends, seen from the reader: committed, refused, or unknown until the card tells (D5).
 
     evidence = Evidence.of(TransactionType.PURCHASE, opened, amount_fen, terminal_number, date, time)
+    evidence = Evidence.of_allowance(opened, limit_fen, terminal_number, date, time, mac2)
     outcome = judge(evidence, DebitPurchase.name, reply)   # reply None: the card fell silent
     outcome = resolve(evidence, finding)                   # later: proof, log record, or counter
 
@@ -20,8 +21,12 @@ from cardcore.commands.purse import (
 )
 from cardcore.status import Standing, classify, explain
 
-_OUTFLOWS = frozenset({TransactionType.PURCHASE, TransactionType.COMPOSITE, TransactionType.UNLOAD})
-_OFFLINE = frozenset({TransactionType.PURCHASE, TransactionType.COMPOSITE})
+_OFFLINE = frozenset(
+    {TransactionType.PURCHASE, TransactionType.COMPOSITE, TransactionType.DEPOSIT_PURCHASE, TransactionType.CASH}
+)
+_OUTFLOWS = _OFFLINE | {TransactionType.UNLOAD}
+# A record of the allowance has no amount in the sense of the others, so the new limit names it.
+_OVERDRAFT = TransactionType.OVERDRAFT
 # The card may have acted although it did not answer 9000.
 _UNCLEAR = frozenset({Standing.MEMORY, Standing.UNKNOWN, Standing.WARNING, Standing.MORE, Standing.LENGTH})
 
@@ -30,8 +35,8 @@ _UNCLEAR = frozenset({Standing.MEMORY, Standing.UNKNOWN, Standing.WARNING, Stand
 class Evidence:
     """What is known before the deciding command is sent: the answer of INITIALIZE, and what the cryptograms will cover.
 
-    The counter is the offline one of a purchase, else the online one. For an allowance the amount is new limit − old.
-    `mac2` is what the host granted for a load or an allowance, empty otherwise.
+    The counter is the offline one of a purchase, else the online one. For an allowance the amount is new limit − old,
+    and `limit_fen` the new one. `mac2` is what the host granted for a load or an allowance, empty otherwise.
     """
 
     transaction_type: TransactionType
@@ -42,6 +47,7 @@ class Evidence:
     date: bytes
     time: bytes
     mac2: bytes = b""
+    limit_fen: int = 0
 
     @classmethod
     def of(
@@ -57,6 +63,14 @@ class Evidence:
         """From the answer of INITIALIZE; date and time are BCD as sent to the card."""
         balance_fen = opened.raw_balance_fen
         return cls(transaction_type, opened.counter, balance_fen, amount_fen, terminal_number, date, time, mac2)
+
+    @classmethod
+    def of_allowance(
+        cls, opened: UpdateInitialisation, limit_fen: int, terminal_number: bytes, date: bytes, time: bytes, mac2: bytes
+    ) -> "Evidence":
+        """Of an allowance that is to become `limit_fen`."""
+        change_fen, balance_fen = limit_fen - opened.overdraft_fen, opened.raw_balance_fen
+        return cls(_OVERDRAFT, opened.counter, balance_fen, change_fen, terminal_number, date, time, mac2, limit_fen)
 
     @property
     def raw_balance_after_fen(self) -> int:
@@ -124,13 +138,15 @@ def resolve(evidence: Evidence, finding: Finding, log_counter: LogCounter = LogC
     """The outcome by what the card tells later; Unknown while that does not decide it.
 
     A missing proof (9406) is no finding: the card keeps only its last transaction, so ask the log or the counter then.
-    If this one was refused, another may have taken its counter since: the proof of a load is known by the MAC2 that
-    was granted; that of a debit or unload holds once the PSAM or the host has checked `mac`, as after any 9000.
-    A counter that moved does not tell who moved it; a record of the log (EF 0018) names terminal and time.
+    If this one was refused, another may have taken its counter since: the proof of a load or an allowance is known by
+    the MAC2 that was granted; that of a debit or unload holds once the PSAM or the host has checked `mac`, as after
+    any 9000.
+    A counter that moved does not tell who moved it, and a fitting balance neither: the next load is often of the same
+    sum. A record of the log (EF 0018) names terminal and time.
     """
     match finding:
         case TransactionProof(mac=mac, tac=tac):
-            return Committed(evidence, tac, mac) if evidence.mac2 in (b"", mac) else Unknown(evidence)
+            return _by_proof(evidence, mac, tac)
         case LogRecord():
             return _by_log(evidence, finding, log_counter)
         case CounterSeen():
@@ -148,13 +164,22 @@ def _receipt(evidence: Evidence, answer: bytes) -> Outcome:
     return Committed(evidence, tac=answer)
 
 
+def _by_proof(evidence: Evidence, mac: bytes, tac: bytes) -> Outcome:
+    if evidence.mac2 not in (b"", mac):
+        return Unknown(evidence)
+    # An unload has no TAC: the card fills its place with zeros.
+    return Committed(evidence, None if evidence.transaction_type is TransactionType.UNLOAD else tac, mac)
+
+
 def _by_log(evidence: Evidence, record: LogRecord, log_counter: LogCounter) -> Outcome:
     same_family = (record.transaction_type in _OFFLINE) == evidence.offline
     if not same_family or record.counter_before(log_counter) != evidence.counter:
         return Unknown(evidence)
-    told = record.transaction_type, record.amount_fen, record.terminal_number, record.date, record.time
-    sent = evidence.transaction_type, evidence.amount_fen, evidence.terminal_number, evidence.date, evidence.time
-    if told == sent:
+    told = record.transaction_type, record.terminal_number, record.date, record.time
+    sent = evidence.transaction_type, evidence.terminal_number, evidence.date, evidence.time
+    allowance = evidence.transaction_type is _OVERDRAFT
+    same_sum = record.overdraft_fen == evidence.limit_fen if allowance else record.amount_fen == evidence.amount_fen
+    if told == sent and same_sum:
         return Committed(evidence)
     return Refused(evidence, f"counter {evidence.counter} went to another transaction of the card: nothing was changed")
 
@@ -162,8 +187,4 @@ def _by_log(evidence: Evidence, record: LogRecord, log_counter: LogCounter) -> O
 def _by_counter(evidence: Evidence, seen: CounterSeen) -> Outcome:
     if seen.counter == evidence.counter:
         return Refused(evidence, f"the card's counter still is {seen.counter}: nothing was changed; start again")
-    # Online counters move by authorisation only, so the balance names the one; debits of equal amount are common.
-    moved_by_one = seen.counter == evidence.counter + 1
-    if moved_by_one and not evidence.offline and seen.raw_balance_fen == evidence.raw_balance_after_fen:
-        return Committed(evidence)
     return Unknown(evidence)

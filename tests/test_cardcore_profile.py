@@ -9,17 +9,20 @@ from typing import Any
 import pytest
 
 from cardcore.card_files import LogCounter
-from cardcore.card_map import APPLICATIONS, KeyType, key_id
+from cardcore.card_map import ALL_APPLICATIONS, CITY_CARD, KeyType, key_id
 from cardcore.errors import ProfileError
-from cardcore.profile import Profile, load_profile, profile_names, read_profile
+from cardcore.profile import CommonLayout, Profile, load_profile, profile_names, read_profile
 from cardcore.record import Sector, Suite
 
 PROFILES = Path("cardcore/profiles")
 PAYING = (Sector.TRANSIT, Sector.SMALLPAY, Sector.UTILITY)
 
 
-def test_both_profiles_are_there() -> None:
-    assert profile_names() == ("purse-per-sector", "shared-purse")
+def test_the_profiles_are_there() -> None:
+    assert profile_names() == ("construction-ministry", "purse-per-sector", "shared-purse")
+    city = load_profile("construction-ministry")
+    assert [item.number for item in city.purses] == [CITY_CARD.number] == [6]
+    assert city.application(6).common_layout is CommonLayout.MINISTRY
     shared, apart = load_profile("shared-purse"), load_profile(PROFILES / "purse-per-sector.toml")
     assert [item.number for item in shared.purses] == [1]
     assert [item.number for item in apart.purses] == [1, 3, 4]
@@ -28,27 +31,30 @@ def test_both_profiles_are_there() -> None:
         assert all(item.purse and item.purse.overdraft_fen == 800 for item in profile.purses)
 
 
+OURS = ("purse-per-sector", "shared-purse")
+
+
 @pytest.mark.parametrize("name", profile_names())
 @pytest.mark.parametrize("suite", Suite)
 def test_keys_and_applications_are_those_of_the_contract(name: str, suite: Suite) -> None:
     profile = load_profile(name)
     plan = profile.for_suite(suite)
     for item in profile.applications:
-        assert (item.aid, item.fid) == (APPLICATIONS[item.number].aid, APPLICATIONS[item.number].fid)
+        assert (item.aid, item.fid) == (ALL_APPLICATIONS[item.number].aid, ALL_APPLICATIONS[item.number].fid)
         for key in item.keys:
             assert key.ids[suite] == key_id(key.type, suite, key.sector)
             assert plan.key_index(item.number, key.type, key.sector) == key.ids[suite]
-    for sector in PAYING:
+    for sector in PAYING if name in OURS else PAYING[:1]:
         application, index = plan.purse_for(sector)
-        assert application.number == (1 if name == "shared-purse" else sector)
+        assert application.number == {"shared-purse": 1, "construction-ministry": 6}.get(name, sector)
         assert index == key_id(KeyType.PURCHASE, suite, sector)
     with pytest.raises(ProfileError, match="medical"):
         plan.purse_for(Sector.MEDICAL)
     with pytest.raises(ProfileError, match="act key"):
-        plan.key_index(1, KeyType.ACT)
+        plan.key_index(profile.purses[0].number, KeyType.ACT)
 
 
-@pytest.mark.parametrize("name", profile_names())
+@pytest.mark.parametrize("name", OURS)
 def test_files_have_the_documented_sizes(name: str) -> None:
     """docs/card.md, "Files"; and the whole fits a card of 32 KiB."""
     profile = load_profile(name)
@@ -90,6 +96,15 @@ def broken(change: Change) -> Profile:
         (lambda d: d.update(pin="12345"), "pin has 6"),
         (lambda d: d.update(pin=123456), "'pin' takes a text"),
         (lambda d: d.update(log_counter="never"), "before, after"),
+        (lambda d: d.update(overdraft_tac_key="half"), "folded, whole"),
+        (lambda d: d.update(blocked_select="6283"), "fci-6283, 6a81"),
+        (lambda d: d.update(psam_factor_order="city"), "card-city, city-card"),
+        (lambda d: d.update(pin_unblock_place="p3"), "p2, p1"),
+        (lambda d: d.update(sm4_session_key=1), "padded, complement"),
+        (lambda d: d["application"][0].update(common_layout="pboc"), r"application\[1\].*'common_layout'"),
+        (lambda d: d["application"][1].update(common_layout="own"), "pboc, construction-ministry"),
+        (lambda d: d["application"][1]["files"][0].update(composites=["metro"]), "'composites' is unknown, or unused"),
+        (lambda d: d["application"][1]["files"][4].update(composites=["tram"]), "metro, transfer"),
         (lambda d: d.update(suites=["des"]), "'suites' takes one of 3des, sm4"),
         (lambda d: d.update(suites=[]), "at least one suite"),
         (lambda d: d.update(suites="sm4"), "takes a list"),
@@ -131,7 +146,7 @@ def test_one_suite_needs_no_ids_of_the_other() -> None:
 
 
 def test_unreadable_profiles_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ProfileError, match="known are purse-per-sector, shared-purse"):
+    with pytest.raises(ProfileError, match="known are construction-ministry, purse-per-sector, shared-purse"):
         load_profile("one-purse")
     bad = tmp_path / "bad.toml"
     bad.write_text("name = ")

@@ -60,29 +60,29 @@ def test_proof_commits() -> None:
 
 
 @given(TYPES, st.integers(0, 0xFFFE), st.integers(0, 0xFFFF), st.integers(0, 10**6), st.integers(0, 5000))
-def test_a_counter_that_stands_refuses_and_one_that_moved_far_says_nothing(
+def test_a_counter_that_stands_refuses_and_one_that_moved_says_nothing(
     kind: TransactionType, counter: int, seen: int, balance_fen: int, amount_fen: int
 ) -> None:
     known = evidence(kind, counter, amount_fen)
     match resolve(known, CounterSeen(seen, balance_fen)):
         case Refused():
             assert seen == counter
-        case Committed():
-            assert seen == counter + 1 and balance_fen == known.raw_balance_after_fen and not known.offline
-        case Unknown():
-            assert seen != counter
+        case found:
+            assert found == Unknown(known) and seen != counter
 
 
 def test_debits_of_equal_amount_are_told_apart_by_the_log() -> None:
     """The next bus took the same fare: counter and balance look alike, the terminal in the log does not."""
+    load = evidence(TransactionType.LOAD)
+    assert resolve(load, CounterSeen(8, 5200)) == Unknown(load), "the clerk may have loaded the same sum again"
     debit = evidence()
     assert resolve(debit, CounterSeen(8, 4800)) == Unknown(debit)
     own = LogRecord(7, 800, 200, 6, TERMINAL, DATE, TIME)
     other = LogRecord(7, 800, 200, 6, bytes(6), DATE, TIME)
-    load = LogRecord(7, 800, 200, 2, TERMINAL, DATE, TIME)
+    other_load = LogRecord(7, 800, 200, 2, TERMINAL, DATE, TIME)
     assert resolve(debit, own) == Committed(debit)
     assert isinstance(resolve(debit, other), Refused)
-    assert resolve(debit, load) == Unknown(debit), "the online counter is another counter"
+    assert resolve(debit, other_load) == Unknown(debit), "the online counter is another counter"
     assert resolve(debit, own, LogCounter.AFTER) == Unknown(debit)
     numbered_after = LogRecord(8, 800, 200, 6, TERMINAL, DATE, TIME)
     assert resolve(debit, numbered_after, LogCounter.AFTER) == Committed(debit)

@@ -19,7 +19,7 @@ from cardcore.card_map import APPLICATIONS, TRANSIT, Sfi
 from cardcore.commands import GetBalance, ReadBinary, ReadObject, ReadRecord, Select, UpdateBinary, VerifyPin
 from cardcore.commands.command import Command
 from cardcore.errors import CardError, FormatError
-from cardcore.profile import load_profile, profile_names
+from cardcore.profile import load_profile
 from cardcore.record import Sector, Suite
 from cardcore.script import CardOrder, PsamOrder, Stage, psam_steps, steps
 from cardcore.tlv import parse
@@ -35,7 +35,7 @@ NAMES = {Suite.TRIPLE_DES: "3des", Suite.SM4: "sm4"}
 PURSES = {"shared-purse": {1}, "purse-per-sector": {1, 3, 4}}
 # Every APDU costs 15 ms on a real card.
 MOST_APDUS = {"shared-purse": 131, "purse-per-sector": 191}
-EVERY_CARD = [(name, suite) for name in profile_names() for suite in Suite]
+EVERY_CARD = [(name, suite) for name in PURSES for suite in Suite]
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@
     apdu = command.apdu()            # CommandApdu
     answer = command.read(response)  # a typed answer, or CardError that names the command and what to do
 
-Families: `files`, `security`, `purse`, `personalise`. Sources: FMCOS 2.0, JR/T 0025, docs/card.md.
+Families: `files`, `protected` (secure messaging), `security`, `pin`, `purse` with `online` and `offline`,
+`personalise`, `psam`. Sources: FMCOS 2.0, JR/T 0025, docs/card.md.
 """
 
 from cardcore.commands.command import Command
@@ -18,25 +19,22 @@ from cardcore.commands.files import (
     UpdateBinary,
     UpdateRecord,
 )
+from cardcore.commands.offline import DebitPurchase, InitCash, InitComposite, InitPurchase, UpdateComposite, composite
+from cardcore.commands.online import CreditLoad, DebitUnload, InitLoad, InitUnload, InitUpdate, UpdateOverdraft
 from cardcore.commands.personalise import CreateDf, CreateFile, CreateKeyFile, CreatePurse, EraseDf, WriteKey
+from cardcore.commands.pin import ChangePin, ReloadPin, UnblockPin
+from cardcore.commands.protected import ProtectedRead, ProtectedWrite, SecuredAnswer
+from cardcore.commands.psam import CreditSam, Crypt, InitDescrypt, InitSamPurchase, PsamGrant
 from cardcore.commands.purse import (
-    CreditLoad,
-    DebitPurchase,
     DebitReceipt,
-    DebitUnload,
     GetBalance,
     GetTransactionProof,
-    InitComposite,
-    InitLoad,
-    InitPurchase,
-    InitUnload,
-    InitUpdate,
     LoadInitialisation,
     PurchaseInitialisation,
+    PurseKind,
     TransactionProof,
-    UpdateComposite,
+    TransactionType,
     UpdateInitialisation,
-    UpdateOverdraft,
 )
 from cardcore.commands.security import (
     ApplicationBlock,
@@ -45,6 +43,7 @@ from cardcore.commands.security import (
     ExternalAuthenticate,
     GetChallenge,
     InternalAuthenticate,
+    InternalCipher,
     VerifyPin,
 )
 
@@ -53,12 +52,15 @@ __all__ = [
     "ApplicationBlock",
     "ApplicationUnblock",
     "CardBlock",
+    "ChangePin",
     "Command",
     "CreateDf",
     "CreateFile",
     "CreateKeyFile",
     "CreatePurse",
     "CreditLoad",
+    "CreditSam",
+    "Crypt",
     "DebitPurchase",
     "DebitReceipt",
     "DebitUnload",
@@ -69,19 +71,31 @@ __all__ = [
     "GetChallenge",
     "GetResponse",
     "GetTransactionProof",
+    "InitCash",
     "InitComposite",
+    "InitDescrypt",
     "InitLoad",
     "InitPurchase",
+    "InitSamPurchase",
     "InitUnload",
     "InitUpdate",
     "InternalAuthenticate",
+    "InternalCipher",
     "LoadInitialisation",
+    "ProtectedRead",
+    "ProtectedWrite",
+    "PsamGrant",
     "PurchaseInitialisation",
+    "PurseKind",
     "ReadBinary",
     "ReadObject",
     "ReadRecord",
+    "ReloadPin",
+    "SecuredAnswer",
     "Select",
     "TransactionProof",
+    "TransactionType",
+    "UnblockPin",
     "UpdateBinary",
     "UpdateComposite",
     "UpdateInitialisation",
@@ -89,4 +103,5 @@ __all__ = [
     "UpdateRecord",
     "VerifyPin",
     "WriteKey",
+    "composite",
 ]

@@ -39,9 +39,12 @@ class Select(Command[FileControl]):
 
 @dataclass(frozen=True, slots=True)
 class ReadBinary(Command[bytes]):
-    """READ BINARY of `length` bytes from `offset` of the EF with this SFI; the EF becomes current."""
+    """READ BINARY of `length` bytes from `offset` of the EF with this SFI; the EF becomes current.
 
-    sfi: int
+    Beside an SFI the offset is 0..255; with `sfi` None it is 0..32767 in the current EF.
+    """
+
+    sfi: int | None
     length: int
     offset: int = 0
     name: ClassVar[str] = "READ BINARY"
@@ -55,9 +58,9 @@ class ReadBinary(Command[bytes]):
 
 @dataclass(frozen=True, slots=True)
 class UpdateBinary(Silent):
-    """UPDATE BINARY at `offset` of the EF with this SFI."""
+    """UPDATE BINARY at `offset` of the EF with this SFI, or of the current EF as `ReadBinary`."""
 
-    sfi: int
+    sfi: int | None
     content: bytes
     offset: int = 0
     name: ClassVar[str] = "UPDATE BINARY"
@@ -148,7 +151,11 @@ def _reference(sfi: int) -> int:
     return _short(sfi) << 3
 
 
-def _place(sfi: int, offset: int) -> tuple[int, int]:
+def _place(sfi: int | None, offset: int) -> tuple[int, int]:
+    if sfi is None:
+        if not 0 <= offset <= 0x7FFF:
+            raise FormatError(f"an offset in the current file is 0..32767, not {offset}")
+        return offset >> 8, offset & 0xFF
     if not 0 <= offset <= 0xFF:
         raise FormatError(f"an offset beside an SFI is 0..255, not {offset}")
     return 0x80 | _short(sfi), offset

@@ -12,8 +12,10 @@ from cardcore.commands.command import Silent, number
 from cardcore.errors import FormatError
 
 _MAC_PROTECTED = 0x80
+_ENCIPHERED = 0xC0
 _UNUSED = 0xFF
 KEY_FILE = 0x0000
+DEPOSIT_FILE = 0x0001
 PURSE_FILE = 0x0002
 
 
@@ -65,7 +67,7 @@ class CreateKeyFile(Silent):
 class CreateFile(Silent):
     """CREATE FILE of an EF: `count` 0 and `length` bytes of a binary, else `count` records of `length` bytes.
 
-    `protected` asks for the MAC of secure messaging in every write.
+    `protected` asks for the MAC of secure messaging in every write, `enciphered` also for encipherment, of reads too.
     """
 
     fid: int
@@ -75,10 +77,13 @@ class CreateFile(Silent):
     write_right: int
     protected: bool
     count: int = 0
+    enciphered: bool = False
     name: ClassVar[str] = "CREATE FILE"
 
     def apdu(self) -> CommandApdu:
-        kind = self.kind | (_MAC_PROTECTED if self.protected else 0)
+        if self.enciphered and not self.protected:
+            raise FormatError("an enciphered file is a protected one: its writes carry a MAC as well")
+        kind = self.kind | (_ENCIPHERED if self.enciphered else _MAC_PROTECTED if self.protected else 0)
         if self.kind is FileKind.BINARY:
             size = number(self.length, 2, "size")
         else:
@@ -88,14 +93,15 @@ class CreateFile(Silent):
 
 @dataclass(frozen=True, slots=True)
 class CreatePurse(Silent):
-    """CREATE FILE of the electronic purse (EF 0002), empty, with its log in the EF of `log_sfi`."""
+    """CREATE FILE of a purse, empty, with its log in the EF of `log_sfi`: EF 0002, of a deposit EF 0001."""
 
     right: int
     log_sfi: int = 0x18
+    fid: int = PURSE_FILE
     name: ClassVar[str] = "CREATE FILE"
 
     def apdu(self) -> CommandApdu:
-        return _create(PURSE_FILE, bytes((0x2F, 0x02, 0x08, self.right, 0x00, _UNUSED, self.log_sfi)))
+        return _create(self.fid, bytes((0x2F, 0x02, 0x08, self.right, 0x00, _UNUSED, self.log_sfi)))
 
 
 @dataclass(frozen=True, slots=True)

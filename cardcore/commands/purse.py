@@ -1,23 +1,35 @@
-"""The purse: balance, load, purchase, unload, allowance, proof (PBOC electronic purse, JR/T 0025; docs/card.md).
+"""The purse: types and answers, balance, transaction proof (PBOC electronic purse, JR/T 0025; docs/card.md).
 
-Amounts are fen, 4 bytes; balances are raw, the overdraft allowance included.
+Amounts are fen, 4 bytes; balances are raw, the overdraft allowance included. What moves money is in `online` (with the
+host: load, unload, allowance) and `offline` (with a PSAM: purchase, composite purchase, cash withdrawal).
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from cardcore.apdu import CommandApdu
-from cardcore.commands.command import Command, Silent, exactly, number, writable
+from cardcore.commands.command import Command, exactly, number
 
-PURSE = 0x02
+OpenedT = TypeVar("OpenedT", covariant=True)
+
+
+class PurseKind(IntEnum):
+    """P2 of the purse commands: the electronic deposit (ED), or the electronic purse (EP) that city cards have."""
+
+    DEPOSIT = 0x01
+    PURSE = 0x02
 
 
 class TransactionType(IntEnum):
-    """Type byte of the cryptograms of an electronic purse."""
+    """Type byte of the cryptograms; LOAD, PURCHASE and COMPOSITE are those of an electronic purse."""
 
+    DEPOSIT_LOAD = 0x01
     LOAD = 0x02
     UNLOAD = 0x03
+    CASH = 0x04
+    DEPOSIT_PURCHASE = 0x05
     PURCHASE = 0x06
     OVERDRAFT = 0x07
     COMPOSITE = 0x09
@@ -34,10 +46,19 @@ class LoadInitialisation:
     random: bytes
     mac1: bytes
 
+    @classmethod
+    def decode(cls, answer: bytes) -> "LoadInitialisation":
+        exactly(answer, 16)
+        balance_fen, counter = int.from_bytes(answer[:4], "big"), int.from_bytes(answer[4:6], "big")
+        return cls(balance_fen, counter, answer[6], answer[7], answer[8:12], answer[12:])
+
 
 @dataclass(frozen=True, slots=True)
 class PurchaseInitialisation:
-    """Answer of INITIALIZE FOR PURCHASE, simple or composite; `counter` is the offline counter."""
+    """Answer of INITIALIZE FOR PURCHASE, simple or composite, and for a cash withdrawal.
+
+    `counter` is the offline counter.
+    """
 
     raw_balance_fen: int
     counter: int
@@ -50,6 +71,12 @@ class PurchaseInitialisation:
     def value_fen(self) -> int:
         """What belongs to the holder: negative while the allowance is in use."""
         return self.raw_balance_fen - self.overdraft_fen
+
+    @classmethod
+    def decode(cls, answer: bytes) -> "PurchaseInitialisation":
+        exactly(answer, 15)
+        balance_fen, counter = int.from_bytes(answer[:4], "big"), int.from_bytes(answer[4:6], "big")
+        return cls(balance_fen, counter, int.from_bytes(answer[6:9], "big"), answer[9], answer[10], answer[11:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +91,12 @@ class UpdateInitialisation:
     random: bytes
     mac1: bytes
 
+    @classmethod
+    def decode(cls, answer: bytes) -> "UpdateInitialisation":
+        first = PurchaseInitialisation.decode(exactly(answer, 19)[:15])
+        sums = first.raw_balance_fen, first.counter, first.overdraft_fen
+        return cls(*sums, first.key_version, first.algorithm, first.random, answer[15:])
+
 
 @dataclass(frozen=True, slots=True)
 class DebitReceipt:
@@ -75,7 +108,10 @@ class DebitReceipt:
 
 @dataclass(frozen=True, slots=True)
 class TransactionProof:
-    """What the card still knows of its last committed transaction: MAC and TAC, 4 bytes each."""
+    """What the card still knows of its last committed transaction: MAC and TAC, 4 bytes each.
+
+    MAC is MAC2 (of the PSAM's purchase, or as granted by the host), MAC3 for an unload, whose TAC is zeros.
+    """
 
     mac: bytes
     tac: bytes
@@ -83,12 +119,13 @@ class TransactionProof:
 
 @dataclass(frozen=True, slots=True)
 class GetBalance(Command[int]):
-    """GET BALANCE: the raw balance in fen."""
+    """GET BALANCE: the raw balance in fen; a deposit asks for the PIN first."""
 
+    purse: PurseKind = PurseKind.PURSE
     name: ClassVar[str] = "GET BALANCE"
 
     def apdu(self) -> CommandApdu:
-        return CommandApdu(0x80, 0x5C, 0x00, PURSE, le=4)
+        return CommandApdu(0x80, 0x5C, 0x00, self.purse, le=4)
 
     def parse(self, answer: bytes) -> int:
         # Some cards set the top bit; no balance of ours reaches it.
@@ -112,204 +149,25 @@ class GetTransactionProof(Command[TransactionProof]):
 
 
 @dataclass(frozen=True, slots=True)
-class InitLoad(Command[LoadInitialisation]):
-    """INITIALIZE FOR LOAD; `terminal_number` 6 bytes."""
+class Opening(Command[OpenedT]):
+    """INITIALIZE of anything with an amount: key index, amount in fen, terminal number (6 bytes)."""
 
     key_index: int
     amount_fen: int
     terminal_number: bytes
-    name: ClassVar[str] = "INITIALIZE FOR LOAD"
+    purse: PurseKind = PurseKind.PURSE
+    p1: ClassVar[int]
+    answer_bytes: ClassVar[int]
 
     def apdu(self) -> CommandApdu:
-        return CommandApdu(0x80, 0x50, 0x00, PURSE, _opening(self.key_index, self.amount_fen, self.terminal_number), 16)
+        asked = number(self.key_index, 1, "key index") + number(self.amount_fen, 4, "amount")
+        content = asked + exactly(self.terminal_number, 6)
+        return CommandApdu(0x80, 0x50, self.p1, self.purse, content, self.answer_bytes)
 
-    def parse(self, answer: bytes) -> LoadInitialisation:
-        return _load_initialisation(answer)
-
-
-@dataclass(frozen=True, slots=True)
-class CreditLoad(Command[bytes]):
-    """CREDIT FOR LOAD with the host's date, time (BCD) and MAC2; answers the TAC (4 bytes)."""
-
-    date: bytes
-    time: bytes
-    mac2: bytes
-    name: ClassVar[str] = "CREDIT FOR LOAD"
-
-    def apdu(self) -> CommandApdu:
-        return CommandApdu(0x80, 0x52, 0x00, 0x00, _granted(self.date, self.time, self.mac2), 4)
-
-    def parse(self, answer: bytes) -> bytes:
-        return exactly(answer, 4)
+    @abstractmethod
+    def parse(self, answer: bytes) -> OpenedT: ...
 
 
-@dataclass(frozen=True, slots=True)
-class InitPurchase(Command[PurchaseInitialisation]):
-    """INITIALIZE FOR PURCHASE (type 06)."""
-
-    key_index: int
-    amount_fen: int
-    terminal_number: bytes
-    name: ClassVar[str] = "INITIALIZE FOR PURCHASE"
-
-    def apdu(self) -> CommandApdu:
-        return CommandApdu(0x80, 0x50, 0x01, PURSE, _opening(self.key_index, self.amount_fen, self.terminal_number), 15)
-
-    def parse(self, answer: bytes) -> PurchaseInitialisation:
-        return _purchase_initialisation(answer)
-
-
-@dataclass(frozen=True, slots=True)
-class InitComposite(Command[PurchaseInitialisation]):
-    """INITIALIZE FOR COMPOSITE PURCHASE (CAPP, type 09); 0 fen for an entry."""
-
-    key_index: int
-    amount_fen: int
-    terminal_number: bytes
-    name: ClassVar[str] = "INITIALIZE FOR COMPOSITE PURCHASE"
-
-    def apdu(self) -> CommandApdu:
-        return CommandApdu(0x80, 0x50, 0x03, PURSE, _opening(self.key_index, self.amount_fen, self.terminal_number), 15)
-
-    def parse(self, answer: bytes) -> PurchaseInitialisation:
-        return _purchase_initialisation(answer)
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateComposite(Silent):
-    """UPDATE COMPOSITE CACHE: a record that changes together with the debit, by identifier (0: newest of a cyclic)."""
-
-    sfi: int
-    identifier: int
-    content: bytes
-    name: ClassVar[str] = "UPDATE COMPOSITE CACHE"
-
-    def apdu(self) -> CommandApdu:
-        return CommandApdu(0x80, 0xDC, self.identifier, self.sfi << 3, writable(self.content))
-
-
-@dataclass(frozen=True, slots=True)
-class DebitPurchase(Command[DebitReceipt]):
-    """DEBIT FOR PURCHASE, simple or composite, with the PSAM's transaction number and MAC1."""
-
-    terminal_transaction: int
-    date: bytes
-    time: bytes
-    mac1: bytes
-    name: ClassVar[str] = "DEBIT FOR PURCHASE"
-
-    def apdu(self) -> CommandApdu:
-        transaction = number(self.terminal_transaction, 4, "terminal transaction")
-        return CommandApdu(0x80, 0x54, 0x01, 0x00, transaction + _granted(self.date, self.time, self.mac1), 8)
-
-    def parse(self, answer: bytes) -> DebitReceipt:
-        exactly(answer, 8)
-        return DebitReceipt(answer[:4], answer[4:])
-
-
-@dataclass(frozen=True, slots=True)
-class InitUnload(Command[LoadInitialisation]):
-    """INITIALIZE FOR UNLOAD (type 03): the holder's value goes back."""
-
-    key_index: int
-    amount_fen: int
-    terminal_number: bytes
-    name: ClassVar[str] = "INITIALIZE FOR UNLOAD"
-
-    def apdu(self) -> CommandApdu:
-        return CommandApdu(0x80, 0x50, 0x05, PURSE, _opening(self.key_index, self.amount_fen, self.terminal_number), 16)
-
-    def parse(self, answer: bytes) -> LoadInitialisation:
-        return _load_initialisation(answer)
-
-
-@dataclass(frozen=True, slots=True)
-class DebitUnload(Command[bytes]):
-    """DEBIT FOR UNLOAD with the host's MAC2; answers MAC3 (4 bytes)."""
-
-    date: bytes
-    time: bytes
-    mac2: bytes
-    name: ClassVar[str] = "DEBIT FOR UNLOAD"
-
-    def apdu(self) -> CommandApdu:
-        return CommandApdu(0x80, 0x54, 0x03, 0x00, _granted(self.date, self.time, self.mac2), 4)
-
-    def parse(self, answer: bytes) -> bytes:
-        return exactly(answer, 4)
-
-
-@dataclass(frozen=True, slots=True)
-class InitUpdate(Command[UpdateInitialisation]):
-    """INITIALIZE FOR UPDATE of the overdraft allowance (type 07)."""
-
-    key_index: int
-    terminal_number: bytes
-    name: ClassVar[str] = "INITIALIZE FOR UPDATE"
-
-    def apdu(self) -> CommandApdu:
-        opening = number(self.key_index, 1, "key index") + exactly(self.terminal_number, 6)
-        return CommandApdu(0x80, 0x50, 0x04, PURSE, opening, 19)
-
-    def parse(self, answer: bytes) -> UpdateInitialisation:
-        exactly(answer, 19)
-        first = _purchase_initialisation(answer[:15])
-        return UpdateInitialisation(
-            first.raw_balance_fen,
-            first.counter,
-            first.overdraft_fen,
-            first.key_version,
-            first.algorithm,
-            first.random,
-            answer[15:],
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateOverdraft(Command[bytes]):
-    """UPDATE OVERDRAFT LIMIT to `limit_fen` with the host's MAC2; answers the TAC (4 bytes)."""
-
-    limit_fen: int
-    date: bytes
-    time: bytes
-    mac2: bytes
-    name: ClassVar[str] = "UPDATE OVERDRAFT LIMIT"
-
-    def apdu(self) -> CommandApdu:
-        limit = number(self.limit_fen, 3, "overdraft limit")
-        return CommandApdu(0x80, 0x58, 0x00, 0x00, limit + _granted(self.date, self.time, self.mac2), 4)
-
-    def parse(self, answer: bytes) -> bytes:
-        return exactly(answer, 4)
-
-
-def _opening(key_index: int, amount_fen: int, terminal_number: bytes) -> bytes:
-    return number(key_index, 1, "key index") + number(amount_fen, 4, "amount") + exactly(terminal_number, 6)
-
-
-def _granted(date: bytes, time: bytes, mac: bytes) -> bytes:
+def granted(date: bytes, time: bytes, mac: bytes) -> bytes:
+    """Date, time (BCD) and the MAC of host or PSAM, as the deciding commands carry them; raises FormatError."""
     return exactly(date, 4) + exactly(time, 3) + exactly(mac, 4)
-
-
-def _load_initialisation(answer: bytes) -> LoadInitialisation:
-    exactly(answer, 16)
-    return LoadInitialisation(
-        int.from_bytes(answer[:4], "big"),
-        int.from_bytes(answer[4:6], "big"),
-        answer[6],
-        answer[7],
-        answer[8:12],
-        answer[12:],
-    )
-
-
-def _purchase_initialisation(answer: bytes) -> PurchaseInitialisation:
-    exactly(answer, 15)
-    return PurchaseInitialisation(
-        int.from_bytes(answer[:4], "big"),
-        int.from_bytes(answer[4:6], "big"),
-        int.from_bytes(answer[6:9], "big"),
-        answer[9],
-        answer[10],
-        answer[11:],
-    )
