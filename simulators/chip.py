@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
-from simulators.cipher import STORED_KEYS, SUITES
+from simulators.card_behaviour import STANDARD, Behaviour
+from simulators.cipher import SUITES, StoredKey, stored_key
 from simulators.file_system import (
     ALWAYS,
     CONTACTLESS_NAME,
@@ -50,12 +51,12 @@ class Chip:
     commands: ClassVar[Mapping[bytes, Run]]
     calculating_kinds: ClassVar[frozenset[int]]  # key types whose content carries a version and an algorithm
 
-    def __init__(self, suite: str, rng: random.Random) -> None:
-        self.rng = rng
+    def __init__(self, suite: str, rng: random.Random, behaviour: Behaviour = STANDARD) -> None:
+        self.rng, self.behaviour = rng, behaviour
         self.memory = Memory()
         self.mf = DedicatedFile(MF_ID, MF_NAME, ALWAYS, ALWAYS, 0x01, None)
         self.mf.files.value = {0x0000: KeyFile(0x0000, 0x3F, 0xEF, ALWAYS)}
-        transport = STORED_KEYS[SUITES[suite]](TEST_TRANSPORT_KEY)
+        transport = self.stored_key(SUITES[suite], TEST_TRANSPORT_KEY)
         self.mf.keys.value = {(CONTROL, 0): KeyRecord(CONTROL, ALWAYS, ALWAYS, transport, tries=Tries.of(0xFF))}
         self.suite = suite
         self.blocked = Cell(False)
@@ -73,12 +74,19 @@ class Chip:
         self.ef: File | None = None
         self.state = 0
         self.pin_verified = False
+        self.control_proved = False
         self._challenge = b""
         self._challenge_turn = -1
 
     def power_on(self) -> bytes:
-        """Cold or warm reset; the answer to reset (protocol T=0). Finishes what a torn commit had decided."""
-        self.memory.recover()
+        """Cold or warm reset; the answer to reset (protocol T=0). Finishes what a torn commit had decided; b"" when the
+        power goes in the middle of that.
+        """
+        self.powered = False
+        try:
+            self.memory.recover()
+        except CardTorn:
+            return b""
         self._forget()
         self.powered = True
         return ATR_T0
@@ -91,6 +99,17 @@ class Chip:
     def tear_next(self, point: TearPoint | None) -> None:
         """Lose the power at this point of the next command that changes the memory; None takes that back."""
         self.memory.tear_next(point)
+
+    def cut_after(self, writes: int | None) -> None:
+        """Lose the power once so many more single writes to the memory are done (`nvm`); None takes that back."""
+        self.memory.cut_after(writes)
+
+    def stored_key(self, algorithm: int, value: bytes) -> StoredKey:
+        """A key as WRITE KEY brings it, 8 or 16 bytes; 6A80 when there is no such key."""
+        found = stored_key(algorithm, value, complement_sessions=self.behaviour.sm4_session_key == "complement")
+        if found is None:
+            raise Refused(0x6A80)
+        return found
 
     def transmit(self, apdu: bytes) -> bytes:
         """The answer with its status word; b"" from a chip that has no power, or lost it during this command."""
@@ -206,7 +225,7 @@ class Chip:
 
 
 def select(chip: Chip, command: Command) -> bytes:
-    """SELECT by file identifier (P1 00, 01, 02) or by name (04), whole or its beginning. A blocked DF answers 6283."""
+    """SELECT by file identifier (P1 00, 01, 02) or by name (04) or its beginning. A blocked DF is selected too."""
     if command.p2:
         raise Refused(0x6A86)
     if command.p1 == 0x04:
@@ -219,7 +238,11 @@ def select(chip: Chip, command: Command) -> bytes:
         raise Refused(0x6A86)
     if isinstance(found, DedicatedFile):
         chip.enter(found)
-        return found.fci() + (OK if found.lock.value is Lock.OPEN else b"\x62\x83")
+        if found.lock.value is Lock.OPEN:
+            return found.fci() + OK
+        if chip.behaviour.blocked_select == "6a81":
+            raise Refused(0x6A81)
+        return found.fci() + b"\x62\x83"
     if found is None:
         raise Refused(0x6A82)
     if chip.df.lock.value is not Lock.OPEN:
@@ -251,6 +274,8 @@ def _identified(chip: Chip, fid: int) -> DedicatedFile | File | None:
 
 def get_challenge(chip: Chip, command: Command) -> bytes:
     """GET CHALLENGE: 4 or 8 random bytes, good for the next command only."""
+    if command.p1 or command.p2:
+        raise Refused(0x6A86)
     if command.data or command.le not in (4, 8):
         raise Refused(0x6700)
     chip._challenge = chip.rng.randbytes(command.le)

@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.ciphers.algorithms import SM4
 
 TRIPLE_DES, SM4_ID = 0x00, 0x04
 
+_CBC = {block: modes.CBC(bytes(block)) for block in (8, 16)}
+_ECB = modes.ECB()  # noqa: S305 - what cards do
 _PADS = {block: [b"\x80" + bytes(block - 1 - used) for used in range(block)] for block in (8, 16)}
 
 
@@ -35,7 +37,7 @@ class _Chain:
     def __init__(self, algorithm: TripleDES | SM4) -> None:
         self._block = algorithm.block_size // 8
         self._register = 0
-        self._update: Callable[[bytes], bytes] = Cipher(algorithm, modes.CBC(bytes(self._block))).encryptor().update
+        self._update: Callable[[bytes], bytes] = Cipher(algorithm, _CBC[self._block]).encryptor().update
 
     def last_block(self, blocks: bytes, iv: bytes) -> bytes:
         """The last block of CBC over whole `blocks` that starts from `iv`."""
@@ -66,12 +68,12 @@ class CipherKey(ABC):
     @cached_property
     def encrypt(self) -> Callable[[bytes], bytes]:
         """ECB over whole blocks."""
-        return Cipher(self._cipher(), modes.ECB()).encryptor().update  # noqa: S305 - what cards do
+        return Cipher(self._cipher(), _ECB).encryptor().update
 
     @cached_property
     def decrypt(self) -> Callable[[bytes], bytes]:
         """ECB over whole blocks, the inverse."""
-        return Cipher(self._cipher(), modes.ECB()).decryptor().update  # noqa: S305 - what cards do
+        return Cipher(self._cipher(), _ECB).decryptor().update
 
     @abstractmethod
     def mac(self, octets: bytes, iv: bytes = b"") -> bytes:
@@ -164,6 +166,19 @@ class TripleDesKey(StoredKey):
         return TripleDesKey(self.encrypt(factor + complement(factor)))
 
 
+class DesKey(SingleDesKey, StoredKey):
+    """An 8-byte key as old applications store it: plain DES for every purpose."""
+
+    def session(self, seed: bytes) -> SingleDesKey:
+        return SingleDesKey(self.encrypt((seed + b"\x80\x00")[:8]))
+
+    def tac_key(self) -> SingleDesKey:
+        return self
+
+    def derive(self, factor: bytes) -> TripleDesKey:
+        return TripleDesKey(self.encrypt(factor + complement(factor)))
+
+
 class Sm4Key(StoredKey):
     """SM4; the same key serves every purpose whole."""
 
@@ -187,9 +202,28 @@ class Sm4Key(StoredKey):
         return self
 
     def derive(self, factor: bytes) -> "Sm4Key":
-        return Sm4Key(self.encrypt(factor + complement(factor)))
+        return type(self)(self.encrypt(factor + complement(factor)))
+
+
+class ComplementSm4Key(Sm4Key):
+    """SM4 with the other session key: of d ‖ ~d, where d is the seed filled up as in 3DES."""
+
+    def session(self, seed: bytes) -> Sm4Key:
+        filled = (seed + b"\x80\x00")[:8]
+        return Sm4Key(self.encrypt(filled + complement(filled)))
 
 
 # Chips that count 01 as "single DES" still calculate 3DES with a 16-byte key, so both ids mean the same here.
 STORED_KEYS: dict[int, type[StoredKey]] = {TRIPLE_DES: TripleDesKey, 0x01: TripleDesKey, SM4_ID: Sm4Key}
 SUITES = {"3des": TRIPLE_DES, "sm4": SM4_ID}
+
+
+def stored_key(algorithm: int, value: bytes, *, complement_sessions: bool = False) -> StoredKey | None:
+    """The key of this algorithm id, 16 bytes, or 8 of plain DES; None when a chip knows no such key."""
+    if len(value) == 8 and STORED_KEYS.get(algorithm) is TripleDesKey:
+        return DesKey(value)
+    if len(value) != 16 or algorithm not in STORED_KEYS:
+        return None
+    if algorithm == SM4_ID and complement_sessions:
+        return ComplementSm4Key(value)
+    return STORED_KEYS[algorithm](value)

@@ -92,8 +92,10 @@ def append_record(chip: Chip, command: Command) -> bytes:
 def _binary(chip: Chip, command: Command) -> tuple[BinaryFile, int]:
     if command.p1 & 0xE0 == 0x80:
         file, offset = chip.elementary(command.p1 & 0x1F), command.p2
+    elif command.p1 & 0x80:
+        raise Refused(0x6A86)
     else:
-        file, offset = chip.elementary(0), (command.p1 & 0x7F) << 8 | command.p2
+        file, offset = chip.elementary(0), command.p1 << 8 | command.p2
     if not isinstance(file, BinaryFile):
         raise Refused(0x6981)
     if offset >= len(file.content.value):

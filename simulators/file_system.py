@@ -129,10 +129,14 @@ class RecordFile(File):
         return self.kind & 0x3F == 0x2C
 
     def number(self, records: Records, p1: int, p2: int) -> int:
-        """Index of the record that P1 and P2 name: a number (100), else the identifier of a variable record; 6A83."""
+        """Index of the record that P1 and P2 name: a number (100), else (000) an identifier in a variable file, or 00,
+        the newest of a cyclic file; 6A83.
+        """
         if p2 & 7 == 4:
             if 1 <= p1 <= len(records):
                 return p1 - 1
+        elif p2 & 7 == 0 and self.cyclic and not p1 and records:
+            return 0
         elif p2 & 7 == 0 and self.variable:
             for index, record in enumerate(records):
                 if record[0] == p1:

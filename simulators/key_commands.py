@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from simulators.chip import OK, Chip, Command, Run
-from simulators.cipher import STORED_KEYS, SUITES
+from simulators.cipher import SUITES
 from simulators.file_system import (
     CONTROL,
     KEY_FILE_ID,
@@ -41,6 +41,7 @@ def external_authenticate(chip: Chip, command: Command) -> bytes:
     if tries is not None and tries.left < tries.most:
         chip.memory.commit(chip.df.with_key(CONTROL, command.p2, replace(record, tries=tries.restored())))
     chip.grant(record.next_state)
+    chip.control_proved = chip.control_proved or command.p2 == 0
     return OK
 
 
@@ -98,6 +99,11 @@ def write_key(chip: Chip, command: Command) -> bytes:
     return OK
 
 
+def bare_key(chip: Chip, command: Command) -> bytes:
+    """WRITE KEY without secure messaging: 6987, no key enters a chip in the clear."""
+    raise Refused(0x6987)
+
+
 def _factory_gate(chip: Chip, control: KeyRecord) -> tuple[Write, ...]:
     if chip.df is not chip.mf:
         return ()
@@ -108,13 +114,9 @@ def _factory_gate(chip: Chip, control: KeyRecord) -> tuple[Write, ...]:
 def _key_record(chip: Chip, content: bytes) -> KeyRecord:
     kind, use, change, third, fourth = content[:5]
     value = content[5:]
-    if len(value) != 16:
-        raise Refused(0x6A80)
     if kind in chip.calculating_kinds:
-        if fourth not in STORED_KEYS:
-            raise Refused(0x6A80)
-        return KeyRecord(kind, use, change, STORED_KEYS[fourth](value), version=third, algorithm=fourth)
-    secret = STORED_KEYS[SUITES[chip.suite]](value)
+        return KeyRecord(kind, use, change, chip.stored_key(fourth, value), version=third, algorithm=fourth)
+    secret = chip.stored_key(SUITES[chip.suite], value)
     if kind == CONTROL:
         return KeyRecord(kind, use, change, secret, next_state=third, tries=Tries.of(fourth))
     if kind in (LINE, PIN_UNBLOCK, PIN_RELOAD):
@@ -162,6 +164,7 @@ def _maintenance(chip: Chip, command: Command, known: bool) -> None:
 KEY_COMMANDS: dict[bytes, Run] = {
     b"\x00\x82": external_authenticate,
     b"\x00\x88": internal_authenticate,
+    b"\x80\xd4": bare_key,
     b"\x84\xd4": write_key,
 }
 LOCK_COMMANDS: dict[bytes, Run] = {

@@ -1,4 +1,7 @@
-"""The PIN: VERIFY, CHANGE PIN, RELOAD PIN, PIN UNBLOCK (JR/T 0025; MAC of RELOAD PIN over the new PIN only)."""
+"""The PIN: VERIFY, CHANGE PIN, RELOAD PIN, PIN UNBLOCK (JR/T 0025; MAC of RELOAD PIN over the new PIN only).
+
+A try is counted before the PIN is compared and given back after: who cuts the power in between has spent it.
+"""
 
 from dataclasses import replace
 
@@ -27,11 +30,7 @@ def reload_or_change(chip: Chip, command: Command) -> bytes:
     elif command.p1 == 0x00:
         record, new = _pin(chip, command.p2), command.data[:-4]
         _require_pin(new)
-        key = chip.key(PIN_RELOAD, 0)
-        if key.secret.tac_key().mac(new)[:4] != command.data[-4:]:
-            if key.tries is not None:
-                chip.memory.commit(chip.df.with_key(PIN_RELOAD, 0, replace(key, tries=key.tries.missed())))
-            raise Refused(0x9302)
+        _check_reload(chip, new, command.data[-4:])
     else:
         raise Refused(0x6A86)
     _store(chip, command.p2, record, new)
@@ -39,17 +38,31 @@ def reload_or_change(chip: Chip, command: Command) -> bytes:
 
 
 def unblock(chip: Chip, command: Command) -> bytes:
-    """PIN UNBLOCK: P1 = PIN number (P2 00, or 01 as some texts have it); enciphered PIN ‖ MAC under key 37."""
-    if command.p2 > 0x01:
+    """PIN UNBLOCK: the PIN's number in P2 (or P1, by behaviour); enciphered PIN ‖ MAC under key 37."""
+    number, other = command.p2, command.p1
+    if chip.behaviour.pin_unblock_place == "p1":
+        number, other = other, number
+    if other:
         raise Refused(0x6A86)
-    record = _pin(chip, command.p1)
+    record = _pin(chip, number)
     body, key, _ = chip.protected_body(command, chip.df, PIN_UNBLOCK)
     new = key.secret.decipher(body)
     if new is None:
         raise Refused(0x6A80)
     _require_pin(new)
-    _store(chip, command.p1, record, new)
+    _store(chip, number, record, new)
     return OK
+
+
+def _check_reload(chip: Chip, new: bytes, mac: bytes) -> None:
+    key = chip.key(PIN_RELOAD, 0)
+    good = key.secret.tac_key().mac(new)[:4] == mac
+    tries = key.tries
+    if tries is not None and not (good and tries.left == tries.most):
+        after = tries.restored() if good else tries.missed()
+        chip.memory.commit(chip.df.with_key(PIN_RELOAD, 0, replace(key, tries=after)))
+    if not good:
+        raise Refused(0x9302)
 
 
 def _pin(chip: Chip, number: int) -> PinRecord:
@@ -72,15 +85,14 @@ def _presented(chip: Chip, number: int, pin: bytes) -> PinRecord:
     tries = record.tries
     if tries is not None and not tries.left:
         raise Refused(0x6983)
+    if tries is not None:
+        chip.memory.note(chip.df.with_pin(number, replace(record, tries=tries.missed())))
     if not record.matches(pin):
         chip.pin_verified = False
-        if tries is None:
-            raise Refused(0x6300)
-        chip.memory.commit(chip.df.with_pin(number, replace(record, tries=tries.missed())))
-        raise Refused(0x63C0 | tries.left - 1)
-    if tries is not None and tries.left < tries.most:
+        raise Refused(0x6300 if tries is None else 0x63C0 | tries.left - 1)
+    if tries is not None:
         record = replace(record, tries=tries.restored())
-        chip.memory.commit(chip.df.with_pin(number, record))
+        chip.memory.note(chip.df.with_pin(number, record))
     return record
 
 

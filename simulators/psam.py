@@ -3,14 +3,17 @@
 import random
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
+from simulators.card_behaviour import STANDARD, Behaviour
 from simulators.chip import GENERAL_COMMANDS, OK, Chip, Command, Run
 from simulators.cipher import CipherKey, StoredKey
 from simulators.file_commands import FILE_COMMANDS
-from simulators.file_system import BinaryFile, DedicatedFile, KeyRecord, Refused
+from simulators.file_system import LINE, BinaryFile, DedicatedFile, KeyRecord, Refused
 from simulators.key_commands import KEY_COMMANDS
 from simulators.nvm import Cell
+from simulators.psam_ceilings import Ceilings
 
 TERMINAL_NUMBER = 0x0016
 PURCHASE, RECORD_MAC = 2, 6  # the low 5 bits of a usage; the upper 3 are the levels of derivation
@@ -27,16 +30,17 @@ class SoftwarePsam(Chip):
     commands: ClassVar[dict[bytes, Run]]
     calculating_kinds = frozenset(levels << 5 | kind for levels in (1, 2, 3) for kind in (PURCHASE, RECORD_MAC))
 
-    def __init__(self, suite: str, rng: random.Random) -> None:
+    def __init__(self, suite: str, rng: random.Random, behaviour: Behaviour = STANDARD) -> None:
         self.transaction = Cell(1)
+        self.ceilings = Cell(Ceilings())
         self._derived: OrderedDict[tuple[StoredKey, bytes], StoredKey] = OrderedDict()
         self._slot = threading.Lock()
-        super().__init__(suite, rng)
+        super().__init__(suite, rng, behaviour)
 
     @classmethod
-    def blank(cls, suite: str, *, rng: random.Random) -> "SoftwarePsam":
+    def blank(cls, suite: str, *, rng: random.Random, behaviour: Behaviour = STANDARD) -> "SoftwarePsam":
         """A PSAM from the factory: one DF with the TEST transport key as 39.00. Raises KeyError for another suite."""
-        return cls(suite, rng)
+        return cls(suite, rng, behaviour)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_slot": None, "_derived": OrderedDict()}
@@ -64,8 +68,17 @@ class SoftwarePsam(Chip):
         """The number that the next answered INIT SAM FOR PURCHASE will carry."""
         return self.transaction.value
 
-    def derived(self, key: StoredKey, factor: bytes) -> StoredKey:
-        """`key` diversified by `factor`, from a bounded memory of the last ones."""
+    def derived(self, key: StoredKey, factors: bytes) -> StoredKey:
+        """`key` diversified by each of the factors, 8 bytes each, the city's first, wherever it stands."""
+        starts: Iterable[int] = range(0, len(factors), 8)
+        if self.behaviour.psam_factor_order == "card-city":
+            starts = reversed(range(0, len(factors), 8))
+        for start in starts:
+            key = self._once_derived(key, factors[start : start + 8])
+        return key
+
+    def _once_derived(self, key: StoredKey, factor: bytes) -> StoredKey:
+        """By one factor, from a bounded memory of the last ones."""
         name = key, factor
         found = self._derived.get(name)
         if found is None:
@@ -78,24 +91,29 @@ class SoftwarePsam(Chip):
 
 
 def init_for_purchase(psam: SoftwarePsam, command: Command) -> bytes:
-    """INIT SAM FOR PURCHASE: transaction number ‖ MAC1; the number is stored before it is told.
+    """INIT SAM FOR PURCHASE: transaction number ‖ MAC1; the number is stored before it is told, and the ceilings.
 
-    The factors stand card first; derivation starts from the province, so it takes the last of them first.
+    6985 at a ceiling, 6983 after too many wrong MAC2s in a row: both until SET CEILINGS.
     """
-    data = command.data
+    psam.purchase, data = None, command.data
     levels, rest = divmod(len(data) - 20, 8)
     if rest or not 1 <= levels <= 3 or len(psam.terminal_number) != 6:
         raise Refused(0x6985 if not rest and 1 <= levels <= 3 else 0x6700)
     number = psam.transaction.value
     if number > LAST_TRANSACTION:
         raise Refused(0x9402)
-    key = _purchase_key(psam, levels, data[18], data[19]).secret
-    for start in range(len(data) - 8, 12, -8):
-        key = psam.derived(key, data[start : start + 8])
+    key = psam.derived(_purchase_key(psam, levels, data[18], data[19]).secret, data[20:])
+    ceilings, amount_fen = psam.ceilings.value, int.from_bytes(data[6:10], "big")
+    if not ceilings.tries:
+        raise Refused(0x6983)
+    if not ceilings.admit(amount_fen):
+        raise Refused(0x6985)
     told = number.to_bytes(4, "big")
     session = key.session(data[:6] + told[2:])
     mac1 = session.mac(data[6:11] + psam.terminal_number + data[11:18])[:4]
-    psam.memory.commit(psam.transaction.becomes(number + 1))
+    used = ceilings.after(amount_fen)
+    counted = () if used is ceilings else (psam.ceilings.becomes(used),)
+    psam.memory.commit(psam.transaction.becomes(number + 1), *counted)
     psam.purchase = session, data[6:10]
     return told + mac1 + OK
 
@@ -109,15 +127,42 @@ def _purchase_key(psam: SoftwarePsam, levels: int, version: int, algorithm: int)
 
 
 def credit_for_purchase(psam: SoftwarePsam, command: Command) -> bytes:
-    """CREDIT SAM FOR PURCHASE: checks the card's MAC2 once; 6901 without an 8070 before it, 9302 for a wrong MAC."""
+    """CREDIT SAM FOR PURCHASE: checks the card's MAC2 once; 6901 without an 8070 before it.
+
+    9302 for a wrong MAC2 after a right one, 63Cx for the next wrong ones: x tries are left. 63C0 locks purchases.
+    """
     if len(command.data) != 4:
         raise Refused(0x6700)
     purchase, psam.purchase = psam.purchase, None
     if purchase is None:
         raise Refused(0x6901)
     session, amount = purchase
-    if session.mac(amount)[:4] != command.data:
-        raise Refused(0x9302)
+    before = psam.ceilings.value
+    good = session.mac(amount)[:4] == command.data
+    after = before.restored() if good else before.missed()
+    if after is not before:
+        psam.memory.commit(psam.ceilings.becomes(after))
+    if good:
+        return OK
+    raise Refused(0x9302 if before is before.restored() else 0x63C0 | after.tries)
+
+
+def set_ceilings(psam: SoftwarePsam, command: Command) -> bytes:
+    """SET CEILINGS: count(4) ‖ amount(4) ‖ MAC under 36.00, after external authentication with 39.00.
+
+    Both uses start anew and the tries for a MAC2 are given back.
+    """
+    if command.p1 or command.p2:
+        raise Refused(0x6A86)
+    if not psam.control_proved:
+        raise Refused(0x6982)
+    if command.head[0] != 0x84:
+        raise Refused(0x6987)
+    if len(command.data) != 12:
+        raise Refused(0x6700)
+    body, _, _ = psam.protected_body(command, psam.df, LINE)
+    ceilings = Ceilings(int.from_bytes(body[:4], "big"), int.from_bytes(body[4:], "big"))
+    psam.memory.commit(psam.ceilings.becomes(ceilings))
     return OK
 
 
@@ -129,10 +174,7 @@ def init_for_descrypt(psam: SoftwarePsam, command: Command) -> bytes:
     psam.require(record.use)
     if len(command.data) != 8 * (command.p1 >> 5):
         raise Refused(0x6700)
-    key = record.secret
-    for start in range(len(command.data) - 8, -1, -8):
-        key = psam.derived(key, command.data[start : start + 8])
-    psam.record_key = key
+    psam.record_key = psam.derived(record.secret, command.data)
     return OK
 
 
@@ -150,6 +192,8 @@ def crypt(psam: SoftwarePsam, command: Command) -> bytes:
 PSAM_COMMANDS: dict[bytes, Run] = {
     b"\x80\x70": init_for_purchase,
     b"\x80\x72": credit_for_purchase,
+    b"\x80\xe8": set_ceilings,
+    b"\x84\xe8": set_ceilings,
     b"\x80\x1a": init_for_descrypt,
     b"\x80\xfa": crypt,
 }

@@ -86,6 +86,8 @@ def initialize(card: PurseChip, command: Command) -> bytes:
     amount, terminal_number = data[1:-6], data[-6:]
     _afford(sort, purse, int.from_bytes(amount, "big"))
     random, counted, tac_key = card.rng.randbytes(4), counter.to_bytes(2, "big"), tac.secret.tac_key()
+    if sort is Sort.ALLOWANCE and card.behaviour.overdraft_tac_key == "whole":
+        tac_key = tac.secret
     card.opened = opened = Opened(
         card.turn, sort, transaction_type, file, amount, terminal_number, random, counted, key, tac_key, None
     )
@@ -93,10 +95,23 @@ def initialize(card: PurseChip, command: Command) -> bytes:
     allowance = purse.allowance_fen.to_bytes(3, "big")
     if debit:
         return balance + counted + allowance + key_info + random + OK
+    if sort is not Sort.LOAD:
+        _forget_like_proof(card, opened, counter)
     opened.session = session = key.secret.session(random + counted)
     shown = allowance if sort is Sort.ALLOWANCE else b""
     mac1 = session.mac(balance + (shown or amount) + bytes((transaction_type,)) + terminal_number)
     return balance + counted + shown + key_info + random + mac1[:4] + OK
+
+
+def _forget_like_proof(card: PurseChip, opened: Opened, counter: int) -> None:
+    """GET TRANSACTION PROOF names no purse, and both share the types of unload and allowance: the other purse's proof
+    of this type and counter goes, or it would pass for the proof of what is opened now.
+    """
+    for file in card.df.files.value.values():
+        if isinstance(file, PurseFile) and file is not opened.file:
+            purse = file.purse.value
+            if purse.proof and purse.proof[:2] == (opened.transaction_type, counter):
+                card.memory.note(file.purse.becomes(purse._replace(proof=None)))
 
 
 def credit_for_load(card: PurseChip, command: Command) -> bytes:
@@ -166,7 +181,8 @@ def update_allowance(card: PurseChip, command: Command) -> bytes:
     tac = opened.tac_key.mac(raw_fen.to_bytes(4, "big") + opened.counter + tail)[:4]
     proof = Proof(opened.transaction_type, purse.online, mac2, tac)
     after = PurseCell(raw_fen, allowance_fen, purse.online + 1, purse.offline, proof)
-    card.memory.commit(opened.file.purse.becomes(after))
+    opened.amount = bytes(4)
+    card.memory.commit(opened.file.purse.becomes(after), *_log(card, opened, after, when))
     return tac + OK
 
 
@@ -247,14 +263,20 @@ def _check(opened: Opened, text: bytes, mac: bytes) -> CipherKey:
     return opened.session
 
 
-def _log(card: PurseChip, opened: Opened, before: PurseCell, when: bytes) -> tuple[Write, ...]:
-    """One more record of EF 0018: counter before the transaction, allowance, amount, type, terminal, date, time."""
+def _log(card: PurseChip, opened: Opened, purse: PurseCell, when: bytes) -> tuple[Write, ...]:
+    """One more record of EF 0018: counter (which one, by behaviour), allowance, amount, type, terminal, date, time.
+
+    A change of the allowance is logged with the new one, and no amount.
+    """
     log = card.df.elementary(opened.file.log_sfi)
     if not isinstance(log, RecordFile) or log.length != LOG_RECORD:
         return ()
-    allowance = before.allowance_fen.to_bytes(3, "big")
+    allowance = purse.allowance_fen.to_bytes(3, "big")
     kind = bytes((opened.transaction_type,))
-    record = opened.counter + allowance + opened.amount + kind + opened.terminal_number + when
+    counter = opened.counter
+    if card.behaviour.log_counter == "after":
+        counter = (int.from_bytes(counter, "big") + 1).to_bytes(2, "big")
+    record = counter + allowance + opened.amount + kind + opened.terminal_number + when
     return (log.records.becomes(log.appended(log.records.value, record)),)
 
 

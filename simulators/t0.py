@@ -1,14 +1,20 @@
 """The manners of a card over contact protocol T=0 (ISO/IEC 7816-3): 61xx with GET RESPONSE, and 6Cxx."""
 
-from simulators.chip import Chip
+from typing import Protocol
 
 GET_RESPONSE = b"\x00\xc0\x00\x00"
+
+
+class Answering(Protocol):
+    """A chip, or something that stands before one."""
+
+    def transmit(self, apdu: bytes) -> bytes: ...
 
 
 class HalfDuplex:
     """Stands before a chip and keeps the answer of a command with data until GET RESPONSE fetches it."""
 
-    def __init__(self, chip: Chip) -> None:
+    def __init__(self, chip: Answering) -> None:
         self._chip = chip
         self._waiting = b""
         self._status = b""

@@ -7,24 +7,25 @@ authentication, so it belongs on the loopback of a test machine.
 
 import asyncio
 import socket
-from typing import Literal, cast
+from typing import cast
 
-from simulators.chip import ATR_T0, Chip
-from simulators.t0 import HalfDuplex
+from simulators.card_line import Line, Powered, Protocol
+from simulators.chip import ATR_T0
 
-Protocol = Literal["T=0", "T=1"]
 ATRS: dict[Protocol, bytes] = {"T=0": ATR_T0, "T=1": bytes.fromhex("3BE80000010073C8401300900091")}
 
 _POWER_ON, _RESET, _ATR = 1, 2, 4
 
 
 class Link(asyncio.Protocol):
-    """A chip that lies in a reader. `gone` is done when it does so no more: removed, torn, or the reader went away."""
+    """A chip that lies in a reader. `gone` is done when it does so no more: removed, torn, or the reader went away.
 
-    def __init__(self, chip: Chip, protocol: Protocol) -> None:
+    `line` is the way of its answers; a power cut on it leaves the reader with the beginning of a frame.
+    """
+
+    def __init__(self, chip: Powered, protocol: Protocol) -> None:
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._chip, self._atr = chip, ATRS[protocol]
-        self._manners = HalfDuplex(chip) if protocol == "T=0" else None
+        self.line, self._atr = Line(chip, protocol), ATRS[protocol]
         self._received = bytearray()
 
     async def remove(self) -> None:
@@ -37,7 +38,7 @@ class Link(asyncio.Protocol):
         self._quick()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._chip.power_off()
+        self.line.power_off()
         if not self.gone.done():
             self.gone.set_result(None)
 
@@ -58,18 +59,20 @@ class Link(asyncio.Protocol):
             self._send(self._atr)
             return
         if octet in (_POWER_ON, _RESET):
-            self._chip.power_on()
+            self.line.power_on()
         else:
-            self._chip.power_off()
-        if self._manners is not None:
-            self._manners.reset()
+            self.line.power_off()
 
     def _command(self, apdu: bytes) -> None:
-        answer = (self._manners or self._chip).transmit(apdu)
+        answer = self.line.transmit(apdu)
         if answer:
             self._send(answer)
+            return
+        # An empty frame would be a successful empty answer; a chip without power is a chip that is gone.
+        if stump := self.line.stump:
+            self._transport.write((len(stump) + 1).to_bytes(2, "big") + stump)
+            self._transport.close()
         else:
-            # An empty frame would be a successful empty answer; a chip without power is a chip that is gone.
             self._transport.abort()
 
     def _send(self, body: bytes) -> None:
@@ -80,7 +83,7 @@ class Link(asyncio.Protocol):
         self._transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
-async def insert(host: str, port: int, card: Chip, *, protocol: Protocol = "T=0", patience_s: float = 5.0) -> Link:
+async def insert(host: str, port: int, card: Powered, *, protocol: Protocol = "T=0", patience_s: float = 5.0) -> Link:
     """Put `card` into the reader that listens at `host`:`port`.
 
     With T=0 answers come by 61xx and 6Cxx, with T=1 in one go. Raises OSError when nobody listened for `patience_s`;

@@ -11,6 +11,7 @@ from gmssl.sm4 import SM4_ENCRYPT, CryptSM4
 from psec.des import encrypt_tdes_ecb
 from psec.mac import generate_cbc_mac, generate_retail_mac
 
+from simulators.card_behaviour import STANDARD, Behaviour
 from simulators.card_os import SoftwareCard
 from simulators.chip import Chip
 from simulators.psam import SoftwarePsam
@@ -150,11 +151,16 @@ def create(chip: Chip, fid: str, description: str) -> None:
 
 
 def issue(
-    name: str, *, rng: random.Random | None = None, keys: Keys | None = None, versions: tuple[int, int] = (1, 1)
+    name: str,
+    *,
+    rng: random.Random | None = None,
+    keys: Keys | None = None,
+    versions: tuple[int, int] = (1, 1),
+    behaviour: Behaviour = STANDARD,
 ) -> SoftwareCard:
     """A card with applications 1 and 3 as docs/card.md has them; `versions` of the purchase and the load key."""
     suite, keys = SUITES[name], keys or Keys()
-    card = SoftwareCard.blank(name, rng=rng or random.Random(1))
+    card = SoftwareCard.blank(name, rng=rng or random.Random(1), behaviour=behaviour)
     card.power_on()
     create(card, "0001", "2C0840F0F0FFFF")
     for application in (1, 3):
@@ -200,13 +206,17 @@ def personalise_application(suite: Suite, card: SoftwareCard, keys: Keys, versio
 
 @dataclass
 class Till:
-    """Plays a load or a debit against a card and checks every cryptogram with the independent library."""
+    """Plays a load or a debit against a card and checks every cryptogram with the independent library.
+
+    `purse` is 2, the electronic purse, or 1, the deposit purse.
+    """
 
     card: SoftwareCard
     suite: Suite
     keys: Keys
     key_id: int
     transaction: int = 0
+    purse: int = 2
 
     @classmethod
     def of(cls, name: str, card: SoftwareCard) -> "Till":
@@ -225,7 +235,7 @@ class Till:
 
     def start(self, p1: int, amount_fen: int | None) -> bytes:
         amount = b"" if amount_fen is None else amount_fen.to_bytes(4, "big")
-        answer, status = send(self.card, f"8050{p1:02X}02", bytes([self.key_id]) + amount + TERMINAL)
+        answer, status = send(self.card, f"8050{p1:02X}{self.purse:02X}", bytes([self.key_id]) + amount + TERMINAL)
         if status != 0x9000:
             raise ValueError(f"{status:04X}")
         return answer
@@ -245,7 +255,9 @@ class Till:
         told = self.card.transmit(bytes.fromhex(finish) + bytes([len(end)]) + end + b"\x04")
         if told:
             assert told[-2:] == b"\x90\x00"
-            change = {0x02: amount_fen, 0x03: -amount_fen}.get(kind, (limit or 0) - int.from_bytes(old, "big"))
+            change = {0x01: amount_fen, 0x02: amount_fen, 0x03: -amount_fen}.get(
+                kind, (limit or 0) - int.from_bytes(old, "big")
+            )
             after = (int.from_bytes(balance, "big") + change).to_bytes(4, "big")
             judge = session if kind == 0x03 else self.suite.tac_key(self.keys.tac)
             assert told[:4] == self.mac(judge, after + counter + tail)
@@ -253,7 +265,7 @@ class Till:
 
     def load(self, amount_fen: int) -> bytes:
         self.enter_pin()
-        return self.online(0x00, "80520000", self.keys.load, 0x02, amount_fen)
+        return self.online(0x00, "80520000", self.keys.load, self.purse, amount_fen)
 
     def unload(self, amount_fen: int) -> bytes:
         self.enter_pin()
@@ -263,10 +275,14 @@ class Till:
         return self.online(0x04, "80580000", self.keys.allowance, 0x07, 0, limit=limit_fen)
 
     def debit(
-        self, amount_fen: int, *updates: tuple[str, bytes], before_end: Callable[[], object] | None = None
+        self,
+        amount_fen: int,
+        *updates: tuple[str, bytes],
+        cash: bool = False,
+        before_end: Callable[[], object] | None = None,
     ) -> bytes:
-        """A purchase, or with `updates` (head, record) a composite one. b"" when the card was torn."""
-        p1, kind = (0x03, 0x09) if updates else (0x01, 0x06)
+        """A purchase, with `updates` (head, record) a composite one, or cash. b"" when the card was torn."""
+        p1, kind = (0x03, 0x09) if updates else (0x02, 0x04) if cash else (0x01, 0x04 + self.purse)
         answer = self.start(p1, amount_fen)
         counter, random4 = answer[4:6], answer[11:15]
         for head, record in updates:

@@ -2,16 +2,21 @@
 
 import pickle
 import random
+from dataclasses import replace
+from functools import cache
 
 import pytest
+from card_side import balance, record, tapped
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from terminal_side import (
     AIDS,
     PIN,
     SUITES,
     TRANSPORT,
     Till,
+    TripleDes,
     header,
-    issue,
     must,
     protected,
     send,
@@ -19,6 +24,7 @@ from terminal_side import (
 )
 
 from simulators.card_os import PurseState, SoftwareCard
+from simulators.file_system import Tries
 from simulators.nvm import TearPoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:TripleDES has been moved")
@@ -26,21 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:TripleDES has been moved")
 
 @pytest.fixture(params=SUITES)
 def till(request: pytest.FixtureRequest) -> Till:
-    """A till at a tapped card with 100.00 yuan in purse 1."""
-    till = Till.of(request.param, issue(request.param))
-    till.tap()
-    till.load(10_000)
-    return till
-
-
-def balance(card: SoftwareCard) -> int:
-    return card.purses()[1].balance_fen
-
-
-def record(card: SoftwareCard, sfi: int, number: int) -> bytes | None:
-    answer, status = send(card, f"00B2{number:02X}{sfi << 3 | 4:02X}", le=0)
-    assert status in (0x9000, 0x6A83)
-    return answer if status == 0x9000 else None
+    return tapped(request.param)
 
 
 # PIN
@@ -59,9 +51,33 @@ def test_pin_counts_down_and_is_unblocked(till: Till) -> None:
     must(card, "805E0100", bytes.fromhex("654321FF1234"))
     assert send(card, "805E0100", bytes.fromhex("654321FF1234"))[1] == 0x63C2
     assert send(card, "805E0000", PIN + bytes(4))[1] == 0x9302
+    assert send(card, "805E0000", PIN + bytes(4))[1] == 0x9302
     must(card, "805E0000", PIN + suite.mac(suite.tac_key(keys.reload), PIN)[:4])
     must(card, "00200000", PIN + b"\xff", None)
     assert send(card, "00200001", PIN)[1] == 0x9403
+
+
+def test_a_try_is_spent_before_the_pin_is_compared(till: Till) -> None:
+    """Even a right PIN spends it until it is given back: who cuts the power at a sign of either has spent it too."""
+    card = till.card
+    for left in (2, 1, 0):
+        till.tap()
+        card.cut_after(4)  # the whole of one commit: the try, before anything else is written
+        assert card.transmit(bytes.fromhex("0020000003") + PIN) == b""
+        till.tap()
+        assert send(card, "00200000", bytes(1))[1] == 0x6700, "this is no try"
+        assert card.df.pins.value[0].tries == Tries(3, left)
+    assert send(card, "00200000", PIN)[1] == 0x6983
+
+
+def test_wrong_reloads_run_out_unless_a_right_one_comes(till: Till) -> None:
+    card, suite = till.card, till.suite
+    right = PIN + suite.mac(suite.tac_key(till.keys.reload), PIN)[:4]
+    for _ in range(2):
+        assert [send(card, "805E0000", PIN + bytes(4))[1] for _ in range(2)] == [0x9302, 0x9302]
+        must(card, "805E0000", right)
+    assert [send(card, "805E0000", PIN + bytes(4))[1] for _ in range(4)] == [0x9302, 0x9302, 0x9302, 0x6983]
+    assert send(card, "805E0000", right)[1] == 0x6983
 
 
 # Secure messaging
@@ -146,6 +162,15 @@ def test_block_and_unblock(till: Till) -> None:
     assert send(card, "00A40400", bytes.fromhex(AIDS[1]))[1] == 0x6A81
 
 
+def test_three_wrong_unblocks_lock_for_ever(till: Till) -> None:
+    card, suite, line = till.card, till.suite, till.keys.line
+    assert protected(suite, card, line, "841E0000", b"") == 0x9000
+    assert [protected(suite, card, bytes(16), "84180000", b"") for _ in range(3)] == [0x6988, 0x6988, 0x9303]
+    assert protected(suite, card, line, "84180000", b"") == 0x9303
+    till.tap(3)
+    assert till.load(5), "the other application lives on"
+
+
 def test_the_factory_gate_closes(till: Till) -> None:
     card, suite = till.card, till.suite
     must(card, "00A40000", bytes.fromhex("3F00"))
@@ -183,7 +208,7 @@ def test_write_key_refuses(till: Till) -> None:
     assert protected(suite, card, control, f"84D401{till.key_id:02X}", other, encipher=True) == 0x6A86, "exists"
     assert protected(suite, card, control, "84D43E09", other, encipher=True) == 0x6A88, "nothing to change"
     assert protected(suite, card, control, "84D40109", b"\x77" + other[1:], encipher=True) == 0x6A80
-    assert protected(suite, card, control, "84D40109", other[:-8], encipher=True) == 0x6A80
+    assert protected(suite, card, control, "84D40109", other[:-7], encipher=True) == 0x6A80
     assert protected(suite, card, control, "84D40109", other[:4] + b"\x02" + other[5:], encipher=True) == 0x6A80
     assert protected(suite, card, TRANSPORT, "84D40109", other, encipher=True) == 0x6988
     assert protected(suite, card, control, f"84D43E{till.key_id:02X}", other, encipher=True) == 0x9000
@@ -231,6 +256,65 @@ def test_fixed_records(till: Till) -> None:
     assert [record(card, 0x19, number) for number in (1, 2)] == [bytes(32), b"\x55" * 32]
     assert send(card, "00DC02CC", bytes(31))[1] == 0x6700
     assert send(card, "00DC05CC", bytes(32))[1] == 0x6A83
+
+
+def test_bad_parameters(till: Till) -> None:
+    for head, le, status in (
+        ("00840100", 4, 0x6A86),
+        ("00840000", 5, 0x6700),
+        ("00B0A000", 1, 0x6A86),
+        ("80D40109", None, 0x6987),
+    ):
+        assert send(till.card, head, le=le)[1] == status
+
+
+class _Unfolded(TripleDes):
+    def tac_key(self, key: bytes) -> bytes:
+        return key
+
+
+def test_8_byte_keys_are_plain_des() -> None:
+    till = tapped("3des")
+    card, suite, key = till.card, till.suite, bytes.fromhex("0123456789ABCDEF")
+    digest = bytes(range(16))
+    for kind in (0x30, 0x31, 0x32):
+        write_key(suite, card, till.keys.control, "84D40105", header(kind, 0xF0, 0xF0, 1, 0) + key)
+    assert must(card, "00880205", digest, 8) == suite.mac(key, digest)
+    enciphered = must(card, "00880005", digest, 16)
+    assert enciphered == suite.encrypt(key, digest)
+    assert must(card, "00880105", enciphered, 16) == digest
+    write_key(suite, card, till.keys.control, "84D43600", header(0x36, 0xF0, 0xF0, 0xFF, 0x33) + key)
+    assert protected(suite, card, key, "04D6951D", b"\x77") == 0x9000
+    write_key(suite, card, till.keys.control, "84D43401", header(0x34, 0xF0, 0xF0, 1, 0) + key)
+    till.suite, till.keys = _Unfolded(), replace(till.keys, tac=key)
+    assert till.debit(1), "there are no halves to fold into a TAC key"
+    wide = header(0x32, 0xF0, 0xF0, 1, 4) + key
+    assert protected(suite, card, till.keys.control, "84D40107", wide, encipher=True) == 0x6A80, "SM4 has 16 bytes"
+
+
+HEADS = st.sampled_from(sorted(set(SoftwareCard.commands) - {b"\x80\x0e"}))
+BODIES = st.binary(max_size=40).map(lambda body: bytes([len(body)]) + body)
+NOISE = st.one_of(
+    st.binary(max_size=12),
+    st.tuples(HEADS, st.binary(min_size=2, max_size=2), BODIES, st.binary(max_size=1)).map(b"".join),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(noise=st.lists(NOISE, max_size=8))
+def test_every_command_has_an_answer(noise: list[bytes]) -> None:
+    card = tapped_once().clone()
+    card.power_on()
+    must(card, "00A40400", bytes.fromhex(AIDS[1]))
+    for apdu in noise:
+        answer = card.transmit(apdu)
+        assert len(answer) >= 2 and answer[-2] >> 4 in (6, 9)
+    assert balance(card) == 10_000
+
+
+@cache
+def tapped_once() -> SoftwareCard:
+    return tapped("3des").card
 
 
 # Copies

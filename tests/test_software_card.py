@@ -1,9 +1,11 @@
 """The software card from outside: published examples, independent cryptography, torn commands, and conserved money."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
+from card_side import COMPOSITE, METRO_IN, METRO_OUT, TRIP, balance, record, tapped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from terminal_side import (
@@ -20,35 +22,16 @@ from terminal_side import (
     write_key,
 )
 
-from simulators.card_os import PurseState, SoftwareCard
+from simulators.card_os import PurseState, application_number
 from simulators.file_system import PurseFile
 from simulators.nvm import TearPoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:TripleDES has been moved")
 
-METRO_IN = bytes.fromhex("212E0001") + bytes(44)
-METRO_OUT = bytes.fromhex("212E0002") + bytes(44)
-TRIP = bytes(range(48))
-COMPOSITE = ("80DC21D0", METRO_IN), ("80DC00F0", TRIP)
-
 
 @pytest.fixture(params=SUITES)
 def till(request: pytest.FixtureRequest) -> Till:
-    """A till at a tapped card with 100.00 yuan in purse 1."""
-    till = Till.of(request.param, issue(request.param))
-    till.tap()
-    till.load(10_000)
-    return till
-
-
-def balance(card: SoftwareCard) -> int:
-    return card.purses()[1].balance_fen
-
-
-def record(card: SoftwareCard, sfi: int, number: int) -> bytes | None:
-    answer, status = send(card, f"00B2{number:02X}{sfi << 3 | 4:02X}", le=0)
-    assert status in (0x9000, 0x6A83)
-    return answer if status == 0x9000 else None
+    return tapped(request.param)
 
 
 # Published examples
@@ -106,6 +89,21 @@ def test_purses_are_apart(till: Till) -> None:
     assert [purse.balance_fen for purse in till.card.purses().values()] == [10_000, 0]
 
 
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("A0000006320101051000915600001401", 1),
+        ("F053584F43010103", 3),
+        ("F053584F43010104", 4),
+        ("A00000000386980701", 6),
+        ("A00000000386980702", None),
+        ("7378312E73682EC9E7BBE1B1A3D5CF", None),
+    ],
+)
+def test_application_numbers(name: str, number: int | None) -> None:
+    assert application_number(bytes.fromhex(name)) == number
+
+
 def test_load_needs_the_pin(till: Till) -> None:
     free = header(0x3F, 0xF0, 0xF0, 0x01, till.suite.algorithm) + till.keys.load
     for _ in ("the right of the key asks for it", "the command asks for it"):
@@ -161,6 +159,11 @@ def test_log_is_newest_first(till: Till) -> None:
         expected = (amount - 1).to_bytes(2, "big") + bytes(3) + amount.to_bytes(4, "big") + b"\x06" + TERMINAL + WHEN
         assert record(till.card, 0x18, number) == expected
     assert record(till.card, 0x18, 11) is None
+    assert must(till.card, "00B200C0", le=0) == record(till.card, 0x18, 1), "00 is the newest"
+    counter = till.card.purses()[1].online.to_bytes(2, "big")
+    till.allow(800)
+    change = counter + (800).to_bytes(3, "big") + bytes(4) + b"\x07" + TERMINAL + WHEN
+    assert record(till.card, 0x18, 1) == change, "a change of the allowance is logged with the new one"
 
 
 def test_proof_is_of_the_last_change(till: Till) -> None:
@@ -173,6 +176,24 @@ def test_proof_is_of_the_last_change(till: Till) -> None:
     proof = till.proof(0x03, 1)
     assert proof is not None
     assert proof[4:] == bytes(4)
+
+
+def test_a_proof_is_never_of_the_other_purse(till: Till) -> None:
+    till.enter_pin()
+    deposit = replace(till, purse=1)
+    deposit.load(10_000)
+    for act, kind in ((Till.allow, 0x07), (Till.unload, 0x03)):
+        counter = till.card.purses()[1].online
+        act(till, 100)
+        assert till.proof(kind, counter)
+        till.enter_pin()
+        till.card.tear_next(TearPoint.BEFORE_MARKER)
+        assert act(deposit, 200) == b""
+        till.tap()
+        assert till.proof(kind, counter) is None
+        deposit.enter_pin()
+        assert act(deposit, 200)
+        assert till.proof(kind, counter)
 
 
 # Composite purchases

@@ -1,13 +1,12 @@
 """The software PSAM against a software card, with keys derived and cryptograms checked by independent libraries."""
 
 import pickle
-import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from psam_side import AMOUNT, CARD, CITY, RECORD_ROOT, ROOT, equip, purchase
 from terminal_side import (
-    SERIAL,
     SUITES,
     TERMINAL,
     TRANSPORT,
@@ -16,45 +15,15 @@ from terminal_side import (
     Sm4,
     Till,
     blank_psam,
-    create,
-    header,
     issue,
     must,
     protected,
     send,
-    write_key,
 )
 
 from simulators.nvm import TearPoint
-from simulators.psam import SoftwarePsam
 
 pytestmark = pytest.mark.filterwarnings("ignore:TripleDES has been moved")
-
-ROOT = bytes.fromhex("00112233445566778899AABBCCDDEEFF")
-RECORD_ROOT = bytes.fromhex("F0E0D0C0B0A090807060504030201000")
-CONTROL = bytes.fromhex("0F1E2D3C4B5A69788796A5B4C3D2E1F0")
-CITY, CARD = bytes.fromhex("0231791002317910"), SERIAL[-8:]
-AMOUNT = (350).to_bytes(4, "big")
-
-
-def equip(name: str) -> SoftwarePsam:
-    """A PSAM personalised as docs/card.md says, transit sector."""
-    suite, psam = SUITES[name], SoftwarePsam.blank(name, rng=random.Random(3))
-    psam.power_on()
-    create(psam, "0015", "28000EF0F0FFFF")
-    create(psam, "0016", "280006F0F0FFFF")
-    must(psam, "00D69500", bytes(14))
-    must(psam, "00D69600", TERMINAL)
-    write_key(
-        suite, psam, TRANSPORT, f"84D401{suite.offset + 1:02X}", header(0x42, 0xF0, 0xF0, 1, suite.algorithm) + ROOT
-    )
-    write_key(suite, psam, TRANSPORT, "84D40101", header(0x26, 0xF0, 0xF0, 1, 0x04) + RECORD_ROOT)
-    write_key(suite, psam, TRANSPORT, "84D43900", header(0x39, 0xF0, 0xF0, 1, 0x33) + CONTROL)
-    return psam
-
-
-def purchase(random4: bytes, counter: bytes, kind: int, algorithm: int, factors: bytes = CARD + CITY) -> bytes:
-    return random4 + counter + AMOUNT + bytes([kind]) + WHEN + bytes([1, algorithm]) + factors
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -115,6 +84,9 @@ def test_refusals(name: str) -> None:
     ):
         assert send(psam, "80700000", data, 8)[1] == status
     assert psam.next_transaction == before
+    must(psam, "80700000", purchase(bytes(4), bytes(2), 6, algorithm), 8)
+    send(psam, "80700000", purchase(bytes(4), bytes(2), 6, 4 - algorithm), 8)
+    assert send(psam, "80720000", bytes(4))[1] == 0x6901, "a refused one closes the one before"
     assert protected(SUITES[name], psam, TRANSPORT, "84D40109", bytes(21), encipher=True) == 0x6988
     assert send(blank_psam(name), "80700000", purchase(bytes(4), bytes(2), 6, algorithm), 8)[1] == 0x6985
 
