@@ -1,9 +1,9 @@
 """`onecard counter`: what a clerk does with a reader and a card. Texts are Chinese and English."""
 
 import getpass
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
-from datetime import date, datetime
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
@@ -12,28 +12,30 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from cardcore.authority import PersonalisationAuthority
-from cardcore.bcd import encode_digits
 from cardcore.card_files import Concession
 from cardcore.errors import FormatError, OnecardError, SetupError
-from cardcore.order import CardOrder
 from cardcore.profile import SUITE_NAMES, load_profile
-from cardcore.script import steps
 from readers.counter.clerk import Clerk, LoadOrder, Status
 from readers.counter.desk import Desk
+from readers.counter.issuing import Issuing, Plan
 from readers.counter.loading import LoadCounter
 from readers.counter.queue import CounterQueue
-from readers.counter.words import masked, parse_yuan, say
-from readers.pcsc.journal import Journal, Progress
-from readers.pcsc.personalise import Bench, Job
+from readers.counter.words import parse_yuan, say
+from readers.pcsc.batch import Register, unregistered
+from readers.pcsc.journal import Journal
 from readers.pcsc.purse import Till
-from readers.pcsc.seek import choose, list_readers
+from readers.pcsc.seek import choose, choose_all, list_readers
 from readers.pcsc.state_file import FILE_NAME
+from readers.pcsc.trace import Trace
 from readers.pcsc.worker import ReaderChannel
 
 PIN = "123456"  # of every city card, until its holder chooses another (docs/card.md)
-VALID_YEARS = 10
 
 ReaderName = Annotated[str | None, Parameter(name="--reader", help="part of a name; else the only one with a card")]
+ReaderNames = Annotated[
+    tuple[str, ...], Parameter(name="--reader", help="part of a name, once for each; else the one with a card, or all")
+]
+TraceFile = Annotated[Path | None, Parameter(name="--trace", help="append every APDU, without its content")]
 StateFolder = Annotated[Path, Parameter(name="--state", help="directory of the counter's journal and queue")]
 
 
@@ -50,7 +52,7 @@ class FrontDoor(Protocol):
 def app_for(front: FrontDoor, clerk: Clerk | None = None) -> cyclopts.App:
     """The clerk's commands; they end with a `Status`. Coroutines: call the app by itself, or `run_async` in a loop."""
     app = cyclopts.App(name="counter", help="读卡、发卡、充值 Read, issue and load cards.")
-    counter = _Counter(front, clerk or Clerk(Console()))
+    counter = _Counter(front, clerk or Clerk(Console(), complaints=Console(stderr=True)))
     app.command(counter.readers, name="readers")
     app.command(counter.read, name="read")
     app.command(counter.issue, name="issue")
@@ -67,12 +69,13 @@ class _Counter:
         """读卡器列表 List the readers and whether a card is on them."""
         return await self._told(self._list)
 
-    async def read(self, *, reader: ReaderName = None) -> int:
+    async def read(self, *, reader: ReaderName = None, trace: TraceFile = None) -> int:
         """读卡 Show the card: whose, balance, applications, log. Changes nothing."""
 
         async def work() -> Status:
-            async with _opened(reader) as channel:
-                return await self._clerk.read(channel)
+            name = await choose(reader)
+            async with AsyncExitStack() as stack:
+                return await self._clerk.read(await _opened(stack, name, self._traced(stack, trace)))
 
         return await self._told(work)
 
@@ -87,41 +90,31 @@ class _Counter:
         concession: Annotated[Concession, Parameter(name="--class")] = Concession.ORDINARY,
         url: Annotated[str | None, Parameter(help="address of the desk, which registers the card first")] = None,
         operator: Annotated[str | None, Parameter(help="who issues; without it the user of this machine")] = None,
-        reader: ReaderName = None,
+        count: Annotated[int, Parameter(help="how many, with consecutive serials, on several readers at once")] = 1,
+        reader: ReaderNames = (),
+        trace: TraceFile = None,
     ) -> int:
-        """发卡 Personalise a blank. After an interruption repeat the same command with the same card.
+        """发卡 Personalise blanks. After an interruption repeat the same command with the same card.
 
-        The card is good for ten years from the day on which its issuing began.
+        A card is good for ten years from the day on which its issuing began.
         """
 
         async def work() -> Status:
-            card, code = encode_digits(serial), _hex(issuer)
-            with closing(Journal(_state(state))) as journal:
-                entry = journal.find(f"card {card.hex()}")
-                if entry is not None and entry.progress is not Progress.RUNNING:
-                    end = (
-                        "已发卡 is issued"
-                        if entry.progress is Progress.ISSUED
-                        else f"已作废 is scrapped: {entry.reason}"
-                    )
-                    raise FormatError(f"{masked(card)} {end}; nothing was done, take the next serial")
-                starts = (entry.begun_at if entry else self._front.now()).date()
-                order = CardOrder(
-                    issuer=code,
-                    card=card,
-                    suite=SUITE_NAMES[suite],
-                    concession=concession,
-                    starts=starts,
-                    expires=_years_later(starts),
-                )
-                script = steps(load_profile(profile), order)
-                if url is not None:
-                    async with self._front.desk(url) as desk:
-                        await desk.register(order, profile, suite)
-                async with _opened(reader) as channel, self._front.personalisation(state) as authority:
-                    bench = Bench(authority, journal, operator or getpass.getuser(), self._front.now)
-                    job = Job(order.identity, profile, script, channel, channel.reader)
-                    return await self._clerk.issue(bench, job, channel)
+            kind = load_profile(profile)
+            plan = Plan(serial, count, _hex(issuer), kind, SUITE_NAMES[suite], concession, self._front.now())
+            many = count > 1 or len(reader) > 1
+            # Whatever can be wrong is found before the journal is there.
+            readers = await choose_all(reader) if many else [await choose(next(iter(reader), None))]
+            async with AsyncExitStack() as stack:
+                authority = await stack.enter_async_context(self._front.personalisation(state))
+                notes = self._traced(stack, trace)
+                journal = stack.enter_context(closing(Journal(_state(state))))
+                register = await self._registration(stack, url, plan)
+                who = operator or getpass.getuser()
+                issuing = Issuing(self._clerk, journal, authority, who, plan, register)
+                if many:
+                    return await issuing.many(readers, notes)
+                return await issuing.one(await _opened(stack, readers[0], notes))
 
         return await self._told(work)
 
@@ -137,6 +130,7 @@ class _Counter:
         epoch: Annotated[int, Parameter(help="the terminal's epoch in the registry")] = 1,
         ask_pin: Annotated[bool, Parameter(negative="", help="ask for the holder's PIN")] = False,
         reader: ReaderName = None,
+        trace: TraceFile = None,
     ) -> int:
         """充值 Load a purse. What an earlier load left open is settled first."""
 
@@ -144,10 +138,13 @@ class _Counter:
             amount_fen = parse_yuan(amount)
             pin = getpass.getpass("密码 PIN: ") if ask_pin else PIN
             till = Till(terminal, b"\0\0" + _four_bytes(terminal), channel)
-            with closing(CounterQueue(_state(state))) as queue:
-                async with _opened(reader) as way, self._front.desk(url) as desk:
-                    order = LoadOrder(till, purse, epoch, amount_fen, pin)
-                    return await self._clerk.load(way, LoadCounter(desk, queue), order)
+            name = await choose(reader)
+            async with AsyncExitStack() as stack:
+                way = await _opened(stack, name, self._traced(stack, trace))
+                queue = stack.enter_context(closing(CounterQueue(_state(state))))
+                desk = await stack.enter_async_context(self._front.desk(url))
+                order = LoadOrder(till, purse, epoch, amount_fen, pin)
+                return await self._clerk.load(way, LoadCounter(desk, queue), order)
 
         return await self._told(work)
 
@@ -157,21 +154,28 @@ class _Counter:
             self._clerk.tell(f"{view.name}: {card}")
         return Status.DONE
 
+    def _traced(self, stack: AsyncExitStack, path: Path | None) -> Trace | None:
+        return stack.enter_context(closing(Trace(path, self._front.now))) if path else None
+
+    async def _registration(self, stack: AsyncExitStack, url: str | None, plan: Plan) -> Register:
+        if url is None:
+            return unregistered
+        desk = await stack.enter_async_context(self._front.desk(url))
+        suite = next(name for name, known in SUITE_NAMES.items() if known is plan.suite)
+        return lambda order: desk.register(order, plan.profile.name, suite)
+
     async def _told(self, work: Callable[[], Awaitable[Status]]) -> int:
         try:
             return int(await work())
         except OnecardError as error:
-            self._clerk.tell(say(error))
+            self._clerk.complain(say(error))
             return int(Status.FAILED)
 
 
-@asynccontextmanager
-async def _opened(reader: str | None) -> AsyncIterator[ReaderChannel]:
-    channel = ReaderChannel(await choose(reader))
-    try:
-        yield channel
-    finally:
-        await channel.aclose()
+async def _opened(stack: AsyncExitStack, reader: str, trace: Trace | None) -> ReaderChannel:
+    channel = ReaderChannel(reader, trace)
+    stack.push_async_callback(channel.aclose)
+    return channel
 
 
 def _state(folder: Path) -> Path:
@@ -194,10 +198,3 @@ def _four_bytes(terminal: int) -> bytes:
         return terminal.to_bytes(4, "big")
     except OverflowError as error:
         raise FormatError(f"{terminal} is no terminal id") from error
-
-
-def _years_later(day: date) -> date:
-    try:
-        return day.replace(year=day.year + VALID_YEARS)
-    except ValueError:  # 29 February
-        return day.replace(year=day.year + VALID_YEARS, day=28)

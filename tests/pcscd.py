@@ -9,16 +9,15 @@ import atexit
 import os
 import shutil
 import tempfile
-import time
 from pathlib import Path
 from typing import cast
 
-from cardcore.errors import ReaderError
-from readers.pcsc import scard
+from readers.pcsc.seek import list_readers, until_card, wait_for_readers
 from readers.pcsc.worker import ReaderChannel
+from simulators.card_line import Protocol
 from simulators.chip import Chip
 from simulators.pcscd import SOCKET_VARIABLE, PrivatePcscd
-from simulators.vpcd import Link, Protocol, insert
+from simulators.vpcd import Link, insert
 
 FOLDER = Path(tempfile.mkdtemp(prefix="onecard-pcscd-"))
 os.environ[SOCKET_VARIABLE] = str(FOLDER / "comm")
@@ -32,22 +31,8 @@ def start(count: int) -> PrivatePcscd:
     """A running daemon whose readers are listed. PcscdMissing says what is not installed: such a test fails."""
     daemon = PrivatePcscd(count, FOLDER)
     daemon.start()
-    wait_for_readers(daemon)
+    wait_for_readers(daemon.readers)
     return daemon
-
-
-def wait_for_readers(daemon: PrivatePcscd) -> None:
-    """Until every reader is listed."""
-    deadline = time.monotonic() + 5
-    while True:
-        context = scard.establish()
-        try:
-            if set(daemon.readers) <= set(scard.list_readers(context)):
-                return
-        finally:
-            scard.release(context)
-        assert time.monotonic() < deadline, "the readers did not appear"
-        time.sleep(0.01)
 
 
 class SlowLink(Link):
@@ -75,15 +60,13 @@ async def insert_and_wait(port: int, card: object, channel: ReaderChannel, proto
     return link
 
 
+async def take(link: Link, reader: str) -> None:
+    """Take a card away, and wait until the reader has seen that, however busy the machine is."""
+    await link.remove()
+    while any(view.name == reader and view.atr is not None for view in await list_readers()):  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+
+
 async def until_reset(channel: ReaderChannel, patience_s: float = 3.0) -> None:
     """Until a card answers a reset."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + patience_s
-    while True:
-        try:
-            await channel.reset()
-            return
-        except ReaderError:
-            if loop.time() > deadline:
-                raise
-        await asyncio.sleep(0.02)
+    await until_card(channel, patience_s, look_again_s=0.02)

@@ -146,7 +146,7 @@ async def test_read(counter: Counter, store: EmbeddedStore, tmp_path: Path) -> N
 async def test_stranger(counter: Counter) -> None:
     await counter.put(blank())
     status, text = await counter.run("read")
-    assert status == 0 and "不是本系统的卡" in text and "a blank, or of another scheme" in text
+    assert status == 0 and "不是本系统的卡" in text and "空白卡" in text and "a blank, or of another scheme" in text
 
 
 async def test_readers_without_a_service(counter: Counter, daemon: PrivatePcscd) -> None:
@@ -172,6 +172,81 @@ async def test_issue(counter: Counter, suite: str, profile: str) -> None:
     assert status == 2 and "已发卡" in text and "take the next serial" in text
     status, text = await counter.issue(number=2, suite=suite, profile=profile)
     assert status == 2 and "卡片不对" in text and "no blank" in text
+
+
+async def test_issue_of_many_on_many_readers(daemon: PrivatePcscd, store: EmbeddedStore, tmp_path: Path) -> None:
+    """Two readers by name, three serials; afterwards there is nothing left to do."""
+    readers, said = daemon.readers[:2], StringIO()
+    cards = [blank(seed=number) for number in range(3)]
+    clerk = Clerk(Console(file=said, width=300), patience_s=1)
+    app = app_for(Front(store), clerk)
+    serial, state = order(1, Suite.SM4).card.hex(), tmp_path / "state"
+    tokens = ["issue", "--serial", serial, "--issuer", "02317910", "--count", "3", "--state", str(state)]
+    for reader in readers:
+        tokens += ["--reader", reader]
+    issuing = asyncio.create_task(app.run_async(tokens, result_action="return_value"))
+    links = [await insert("127.0.0.1", daemon.ports[at], cards[at]) for at in range(2)]
+    async with asyncio.timeout(10):
+        while said.getvalue().count("put the next blank") < 2:  # noqa: ASYNC110 - a console rings no bell
+            await asyncio.sleep(0.02)
+    await links[0].remove()
+    await asyncio.sleep(POLL_S)
+    links[0] = await insert("127.0.0.1", daemon.ports[0], cards[2])
+    assert await issuing == 0
+    text = said.getvalue()
+    assert "3 张 in = 完成 good 3 + 作废 scrapped 0 + 剩余 left 0" in text and "剩余 left 2" in text
+    assert {card.serial for card in cards} == {order(number, Suite.SM4).card for number in (1, 2, 3)}
+    assert not any(card.serial.hex() in text for card in cards), "bystanders do not see the serials"
+    journal = Journal(state / "readers.sqlite")
+    assert journal.stock()[Progress.ISSUED] == 3
+    journal.close()
+    for link in links:
+        await link.remove()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"profile": "no-such-profile"}, "profile"),
+        ({"serial": "12"}, "20 digits"),
+        ({"serial": "0310791000000000000x"}, "20 digits"),
+        ({"issuer": "0231"}, "issuer"),
+        ({"count": "0"}, "1 to 10000"),
+        ({"reader": "no such reader"}, "no such reader"),
+    ],
+    ids=["profile", "short serial", "no serial", "issuer", "count", "reader"],
+)
+async def test_a_wrong_order_leaves_nothing(
+    counter: Counter, capsys: pytest.CaptureFixture[str], wrong: dict[str, str], said: str
+) -> None:
+    """One line on stderr, nothing on stdout, and no file."""
+    given = {"serial": order(1, Suite.SM4).card.hex(), "issuer": "02317910", "reader": counter.reader, **wrong}
+    tokens = ["issue", "--state", str(counter.state)]
+    for name, value in given.items():
+        tokens += [f"--{name}", value]
+    assert await app_for(counter.front).run_async(tokens, result_action="return_value") == 2
+    out, err = capsys.readouterr()
+    assert out == "" and said in err and err.count("\n") == 1 and "Traceback" not in err
+    assert not counter.state.exists()
+
+
+async def test_trace(counter: Counter, store: EmbeddedStore, tmp_path: Path, service: tuple[Service, str]) -> None:
+    """Issue, read and load with a trace: every command is there, and nothing of what was in it."""
+    _, url = service
+    trace = tmp_path / "trace"
+    await counter.put(blank())
+    assert (await counter.issue(trace=str(trace)))[0] == 0
+    where = ("--url", url, "--terminal", str(TERMINAL), "--channel", "301", "--state", str(counter.state))
+    assert (await counter.run("load", "--amount", "12.50", *where, "--trace", str(trace)))[0] == 0
+    assert (await counter.run("read", "--trace", str(trace)))[0] == 0
+    text = trace.read_text()
+    for name in ("WRITE KEY (secure)", "VERIFY PIN", "CREDIT FOR LOAD", "SELECT application 1", "GET BALANCE"):
+        assert f"{counter.reader}\t" in text and f"\t{name}\t" in text
+    assert text.count("# onecard APDU trace") == 3
+    for secret in (order(1, Suite.SM4).card.hex(), "123456", "1250"):
+        assert secret not in text
+    status, said = await counter.run("read", "--trace", str(tmp_path / "absent" / "trace"))
+    assert status == 2 and "another file" in said
 
 
 async def test_issue_wrong_suite_is_scrapped(counter: Counter) -> None:

@@ -26,18 +26,20 @@ from cardcore.commands.personalise import FileKind
 from cardcore.purse import Committed, Refused, Unknown
 from cardcore.record import Suite
 from keys.store import EmbeddedStore
-from readers.pcsc import purse
+from readers.pcsc import purse, recovery
+from readers.pcsc.ask import identify
 from readers.pcsc.channel import CardTorn, Channel
 from readers.pcsc.direct import DirectChannel
 from readers.pcsc.journal import Journal
 from readers.pcsc.look import look
 from readers.pcsc.personalise import Bench
 from readers.pcsc.worker import ReaderChannel
+from simulators.card_line import Protocol
 from simulators.card_os import SoftwareCard
 from simulators.chip import Chip
 from simulators.nvm import TearPoint
 from simulators.pcscd import PrivatePcscd
-from simulators.vpcd import Link, Protocol
+from simulators.vpcd import Link
 from tests.counter_side import NOW, PIN, authoriser, blank, issued, job, make_store, order
 from tests.pcscd import POLL_S, insert_and_wait, start
 
@@ -230,7 +232,7 @@ async def test_issue_and_load(place: Place, store: EmbeddedStore, tmp_path: Path
     assert isinstance(done.outcome, Committed)
     view = await look(rig.channel)
     [shown] = view.purses
-    assert (shown.value_fen, shown.suite, len(shown.log)) == (1234, suite, 1)
+    assert (shown.value_fen, shown.suite, shown.log[0].amount_fen) == (1234, suite, 1234)
     assert card.purses()[1].balance_fen == 1234
     assert look_equal(view, await look(DirectChannel(card)))
     journal.close()
@@ -252,7 +254,7 @@ async def test_torn_load_is_recovered(
 ) -> None:
     card = await issued(store, tmp_path)
     rig = await place(card)
-    identity = await purse.identify(rig.channel, 1, Suite.SM4)
+    identity = await identify(rig.channel, 1, Suite.SM4)
 
     class Tearing:
         async def authorise_load(self, request: LoadRequest) -> LoadGrant:
@@ -263,6 +265,6 @@ async def test_torn_load_is_recovered(
     outcome = done.outcome
     if isinstance(outcome, Unknown):
         await rig.put_back()
-        outcome = await purse.recover_load(rig.channel, outcome.evidence, 1, done.key_index, PIN, identity.card)
+        outcome = await recovery.recover_load(rig.channel, outcome.evidence, 1, done.key_index, PIN, identity.card)
     assert isinstance(outcome, ending)
     assert card.purses()[1].balance_fen == (700 if ending is Committed else 0)

@@ -17,13 +17,13 @@ from cardcore.errors import ReaderError, SetupError
 from readers.pcsc import scard
 from readers.pcsc.channel import ReaderQuarantined
 from readers.pcsc.monitor import Happening, Monitor, ReaderEvent
-from readers.pcsc.seek import NoSuchReader, choose, list_readers, until_card
+from readers.pcsc.seek import NoSuchReader, choose, list_readers, until_card, wait_for_readers
 from readers.pcsc.worker import ReaderChannel
 from simulators.chip import ATR_T0
 from simulators.pcscd import PrivatePcscd
 from simulators.vpcd import ATRS, insert
 from tests.counter_side import blank
-from tests.pcscd import POLL_S, insert_and_wait, insert_slow, start, until_reset, wait_for_readers
+from tests.pcscd import POLL_S, insert_and_wait, insert_slow, start, until_reset
 
 CHALLENGE = GetChallenge(8).apdu()
 
@@ -123,7 +123,7 @@ async def test_cancel_of_a_hanging_card(daemon: PrivatePcscd, channel: ReaderCha
 
 async def restart(daemon: PrivatePcscd) -> None:
     await asyncio.to_thread(daemon.start)
-    await asyncio.to_thread(wait_for_readers, daemon)
+    await asyncio.to_thread(wait_for_readers, daemon.readers)
 
 
 class Foreign:

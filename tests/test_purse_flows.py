@@ -22,7 +22,7 @@ from keys.verifiers import OpenedAct, Verdict
 from readers.counter.desk import Desk, DeskUnreachable
 from readers.counter.loading import Claims, LoadCounter, draft
 from readers.counter.queue import CounterQueue, OpenLoad
-from readers.pcsc import purse
+from readers.pcsc import purse, recovery
 from readers.pcsc.channel import DEADLINE_S, CardTorn, Replies
 from readers.pcsc.direct import DirectChannel
 from readers.pcsc.purse import Till
@@ -180,16 +180,16 @@ async def test_card_gone(store: EmbeddedStore, tmp_path: Path, point: TearPoint,
     assert isinstance(done.outcome, Unknown), "a value, not an error"
     evidence, card = done.outcome.evidence, done.identity.card
 
-    assert isinstance(await purse.recover_load(channel, evidence, 1, done.key_index, PIN, card), Unknown)
+    assert isinstance(await recovery.recover_load(channel, evidence, 1, done.key_index, PIN, card), Unknown)
     stranger = DirectChannel(await issued(store, tmp_path, 2))
-    assert isinstance(await purse.recover_load(stranger, evidence, 1, done.key_index, PIN, card), Unknown)
+    assert isinstance(await recovery.recover_load(stranger, evidence, 1, done.key_index, PIN, card), Unknown)
     with pytest.raises(CardError, match="not 0310"):
-        await purse.find_out(stranger, evidence, 1, done.key_index, PIN, card)
+        await recovery.find_out(stranger, evidence, 1, done.key_index, PIN, card)
     channel.returns = True
     if ending is Refused:
         with pytest.raises(WrongPinError):
-            await purse.find_out(channel, evidence, 1, done.key_index, "111111", card)
-    outcome = await purse.recover_load(channel, evidence, 1, done.key_index, PIN, card)
+            await recovery.find_out(channel, evidence, 1, done.key_index, "111111", card)
+    outcome = await recovery.recover_load(channel, evidence, 1, done.key_index, PIN, card)
     assert isinstance(outcome, ending)
     assert channel.card.purses()[1].balance_fen == fen
 
@@ -207,7 +207,7 @@ async def test_another_load_came_in_between(store: EmbeddedStore, tmp_path: Path
 
     async def ask(done: purse.Load) -> object:
         assert isinstance(done.outcome, Unknown)
-        return await purse.find_out(channel, done.outcome.evidence, 1, done.key_index, PIN, done.identity.card)
+        return await recovery.find_out(channel, done.outcome.evidence, 1, done.key_index, PIN, done.identity.card)
 
     came, never = await torn(TearPoint.BEFORE_ANSWER, 5000), await torn(TearPoint.BEFORE_MARKER, 700)
     assert isinstance((await load(channel, authoriser(store), 300)).outcome, Committed), "takes the counter of `never`"

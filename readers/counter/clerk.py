@@ -14,8 +14,9 @@ from readers.counter.loading import Claims, Ended, LoadCounter
 from readers.counter.show import show_card, show_load
 from readers.counter.words import BACK, STAGES, STAY, say
 from readers.pcsc.channel import CardTorn
+from readers.pcsc.job import Job, Scrapped
 from readers.pcsc.look import CardView, look
-from readers.pcsc.personalise import Bench, Job, Scrapped
+from readers.pcsc.personalise import Bench
 from readers.pcsc.purse import Till
 from readers.pcsc.seek import until_card
 from readers.pcsc.worker import ReaderChannel
@@ -44,15 +45,20 @@ class LoadOrder:
 
 
 class Clerk:
-    """Speaks to a console; waits `patience_s` for a card that left to come back."""
+    """Speaks to a console, and of errors to `complaints`; waits `patience_s` for a card that left to come back."""
 
-    def __init__(self, console: Console, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, console: Console, patience_s: float = PATIENCE_S, complaints: Console | None = None) -> None:
         self.console = console
-        self._patience_s = patience_s
+        self.patience_s = patience_s
+        self._complaints = complaints or console
 
     def tell(self, text: str) -> None:
         """One line, as it is."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def complain(self, text: str) -> None:
+        """One line about what could not be done."""
+        self._complaints.print(text, markup=False, highlight=False, soft_wrap=True)
 
     async def read(self, channel: ReaderChannel) -> Status:
         """Show the card."""
@@ -118,7 +124,7 @@ class Clerk:
         """Ask for the card and wait; whether one answers again."""
         self.tell(BACK if error is None else f"{BACK} ({error})")
         try:
-            await until_card(channel, self._patience_s)
+            await until_card(channel, self.patience_s)
         except ReaderError as given_up:
             self.tell(f"{say(given_up)} 稍后重复同一命令即可继续 repeat the same command later to go on")
             return False

@@ -12,8 +12,10 @@ from cardcore.record import Kind, Suite, TapRecord
 from readers.counter.desk import Desk, Document
 from readers.counter.queue import Batch, CounterQueue, LoadState, OpenLoad
 from readers.pcsc import purse
+from readers.pcsc.budget import Budget
 from readers.pcsc.channel import Channel
 from readers.pcsc.purse import Till
+from readers.pcsc.recovery import find_out
 
 MOST_RENUMBERINGS = 100
 
@@ -30,11 +32,15 @@ class Claims:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a load ended; `batch` is its record on the way to clearing, None where there is nothing to be proved."""
+    """How a load ended; `batch` is its record on the way to clearing, None where there is nothing to be proved.
+
+    `ran_out_at` is the step at which its time was gone, "" when there was enough.
+    """
 
     load: OpenLoad
     outcome: Outcome
     batch: Batch | None = None
+    ran_out_at: str = ""
 
 
 def draft(request: LoadRequest, grant: LoadGrant, claims: Claims) -> TapRecord:
@@ -88,13 +94,21 @@ class LoadCounter:
         self._queue = queue
 
     async def load(
-        self, channel: Channel, till: Till, claims: Claims, application: int, suite: Suite, amount_fen: int, pin: str
+        self,
+        channel: Channel,
+        till: Till,
+        claims: Claims,
+        application: int,
+        suite: Suite,
+        amount_fen: int,
+        pin: str,
+        budget: Budget | None = None,
     ) -> Ended:
         """As `readers.pcsc.purse.load`, kept at every point; an Unknown outcome stays open in the queue."""
         authority = KeepingAuthority(self._desk, self._queue, claims)
-        done = await purse.load(channel, authority, till, application, suite, amount_fen, pin)
+        done = await purse.load(channel, authority, till, application, suite, amount_fen, pin, budget)
         [load] = [load for load in self._queue.open_loads(done.identity.card) if load.load_id == done.grant.load_id]
-        return await self._ended(load, done.outcome)
+        return await self._ended(load, done.outcome, done.ran_out_at)
 
     async def settle(self, channel: Channel, card: bytes, pin: str) -> list[Ended]:
         """Ask the card in the reader how its open loads ended. What it cannot tell any more is left to clearing, which
@@ -102,7 +116,7 @@ class LoadCounter:
         settled = []
         for load in self._queue.open_loads(card):
             record = load.draft
-            outcome = await purse.find_out(channel, _evidence(record), record.purse, record.key_index, pin, card)
+            outcome = await find_out(channel, _evidence(record), record.purse, record.key_index, pin, card)
             if isinstance(outcome, Unknown):
                 await asyncio.to_thread(self._queue.end, load, LoadState.UNDECIDED)
             settled.append(await self._ended(load, outcome))
@@ -134,15 +148,15 @@ class LoadCounter:
             "terminal in use twice, or its state lost? The record is kept; ask clearing for a new epoch",
         )
 
-    async def _ended(self, load: OpenLoad, outcome: Outcome) -> Ended:
+    async def _ended(self, load: OpenLoad, outcome: Outcome, ran_out_at: str = "") -> Ended:
         match outcome:
             case Committed(tac=bytes() as tac):
-                return Ended(load, outcome, await asyncio.to_thread(self._queue.finish, load, tac))
+                return Ended(load, outcome, await asyncio.to_thread(self._queue.finish, load, tac), ran_out_at)
             case Committed():
                 await asyncio.to_thread(self._queue.end, load, LoadState.COMMITTED)
             case Refused():
                 await asyncio.to_thread(self._queue.end, load, LoadState.REFUSED)
-        return Ended(load, outcome)
+        return Ended(load, outcome, ran_out_at=ran_out_at)
 
 
 def _evidence(record: TapRecord) -> Evidence:

@@ -14,8 +14,10 @@ _STRANGER = "不是本系统的卡"
 
 def show_card(console: Console, view: CardView) -> None:
     """A card as it was read: whose, what is on it, what it did last."""
+    if not view.ours:
+        text = f"{_STRANGER} not a card of ours: {view.remark} (ATR {view.atr.hex().upper()})"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     if view.common is None:
-        console.print(f"{_STRANGER}: {view.remark} (ATR {view.atr.hex().upper()})")
         return
     table = Table(show_header=False, title="一卡通 onecard")
     table.add_row("卡号 serial", masked(view.common.card))
@@ -76,4 +78,6 @@ def show_load(console: Console, ended: Ended) -> None:
             console.print(
                 f"充值 {amount} 结果未知，请勿退款也勿重收 the load is open: neither pay back nor charge again"
             )
+            if ended.ran_out_at:
+                console.print(f"超时于 time ran out at: {ended.ran_out_at}", highlight=False)
             console.print(BACK)

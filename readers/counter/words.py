@@ -17,10 +17,12 @@ from cardcore.errors import (
 )
 from cardcore.step import Stage
 from readers.counter.desk import DeskUnreachable
+from readers.pcsc.budget import OutOfTime
 from readers.pcsc.channel import CardTorn, ReaderQuarantined
-from readers.pcsc.personalise import WrongChip
+from readers.pcsc.job import WrongChip
 
 STAY = "请勿移开卡片 do not remove the card"
+COME = "请在任一读卡器上放空白卡 put a blank on any of these readers"
 BACK = "卡片已离开，请把同一张卡放回读卡器 the card left: put the same card back on the reader"
 
 _YUAN = re.compile(r"(\d{1,7})(?:\.(\d{1,2}))?", re.ASCII)
@@ -66,6 +68,7 @@ _ERRORS: tuple[tuple[type[OnecardError], str], ...] = (
     (WrongChip, "卡片不对，未作任何更改"),
     (CardError, "卡片拒绝了命令"),
     (ReaderQuarantined, "读卡器无响应，请拿开卡片"),
+    (OutOfTime, "操作超时"),
     (ReaderError, "读卡器或卡片没有准备好"),
     (DeskUnreachable, "清算中心没有应答，请稍后再试"),
     (RefusedError, "业务被拒绝"),

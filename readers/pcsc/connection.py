@@ -1,10 +1,12 @@
 """The blocking half of a reader's channel: one context, one exclusive connection, used by one thread."""
 
+import time
 from collections.abc import Sequence
 
 from cardcore.apdu import CommandApdu, ResponseApdu
 from readers.pcsc import scard
 from readers.pcsc.channel import Replies
+from readers.pcsc.trace import Exchange, Trace
 
 PROTOCOL_T0 = 1
 MOST_PARTS = 256
@@ -17,8 +19,9 @@ class Connection:
     `abandoned` may be set by another thread: a script then ends before its next command.
     """
 
-    def __init__(self, reader: str) -> None:
+    def __init__(self, reader: str, trace: Trace | None = None) -> None:
         self._reader = reader
+        self._trace = trace
         self._context: int | None = None
         self._handle: int | None = None
         self._protocol = PROTOCOL_T0
@@ -45,7 +48,7 @@ class Connection:
             self._open()
         answers: list[ResponseApdu] = []
         for command in commands:
-            raw = b"" if self._torn or self.abandoned else self._exchange(command)
+            raw = b"" if self._torn or self.abandoned else self._traced(command)
             if len(raw) < 2:
                 self._torn = True
                 self.close()
@@ -71,6 +74,14 @@ class Connection:
         except scard.PcscError:
             self.close()
             raise
+
+    def _traced(self, command: CommandApdu) -> bytes:
+        if self._trace is None:
+            return self._exchange(command)
+        began = time.perf_counter_ns()
+        raw = self._exchange(command)
+        self._trace.note(self._reader, Exchange(command, raw, (time.perf_counter_ns() - began) // 1000))
+        return raw
 
     def _exchange(self, command: CommandApdu) -> bytes:
         """One command; 61xx announces data for GET RESPONSE, 6Cxx names the right Le. b"" when torn on the way."""

@@ -1,6 +1,8 @@
 """Reading a card at the counter: what it is, whose, what is on it; something sensible about a card that is not ours."""
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 
 from cardcore.apdu import ResponseApdu
 from cardcore.card_files import CityData, CommonData, LogRecord
@@ -9,18 +11,16 @@ from cardcore.commands import GetBalance, InitPurchase, PurchaseInitialisation, 
 from cardcore.errors import CardError, FormatError
 from cardcore.record import Suite
 from cardcore.status import FILE_INVALIDATED
+from readers.pcsc.anew import anew
+from readers.pcsc.ask import ask, read_log
 from readers.pcsc.channel import CardTorn, Channel
-from readers.pcsc.purse import ask, read_log
+from readers.pcsc.strangers import MUTE, OTHER_CITY, UNFINISHED, memory_card, remark
 
+OURS = "本系统的卡 a card of ours"
 PURSES = (1, 3, 4)
 PURCHASE_IDS = (0x01, 0x11, 0x02, 0x12, 0x03, 0x13)
-# Applications of others that a counter meets (names of the schemes; docs/card.md has ours).
-STRANGERS = {
-    bytes.fromhex("A00000000386980701"): "a construction-ministry city card",
-    bytes.fromhex("A000000333010101"): "a bank debit card",
-    bytes.fromhex("A000000333010102"): "a bank credit card",
-    bytes.fromhex("A000000632010106"): "a T-Union card with electronic cash",
-}
+# A T-Union card of ours has more than its purse: social security, medical care or utilities beside it.
+OUR_OTHERS = frozenset({2, 3, 4, 5})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,11 @@ class PurseView:
 
 @dataclass(frozen=True, slots=True)
 class CardView:
-    """What was read: `common` is None for a card that is not ours; `remark` says what it is then."""
+    """What was read; `remark` (Chinese and English) says what the card is.
+
+    `common` is None where no card data of ours can be read. A T-Union card of another city has its data, but is not
+    `ours`.
+    """
 
     atr: bytes
     remark: str
@@ -53,6 +57,7 @@ class CardView:
     applications: tuple[int, ...] = ()
     blocked: tuple[int, ...] = ()
     purses: tuple[PurseView, ...] = ()
+    ours: bool = False
 
     def purse(self, application: int) -> PurseView | None:
         """The purse of an application, None when there is none that answers."""
@@ -60,16 +65,40 @@ class CardView:
 
 
 async def look(channel: Channel) -> CardView:
-    """Read what may be read without a key or PIN; changes nothing on the card. Raises ReaderError, CardTorn."""
+    """Read what may be read without a key or PIN; changes nothing on any card. Raises ReaderError, CardTorn.
+
+    CardTorn only when the card left in the middle: one that is there and answers no command is a view that says so.
+    """
     atr = await channel.reset()
+    if what := memory_card(atr):
+        return CardView(atr, what)
+    try:
+        await _select(channel, MF.aid)
+    except CardTorn:
+        # It has left, which this reset raises, or it was there all the time.
+        await channel.reset()
+        with suppress(CardTorn):
+            await _select(channel, MF.aid)
+            return await anew(channel, partial(_look, channel, atr))
+        return CardView(await channel.reset(), MUTE)
+    return await anew(channel, partial(_look, channel, atr))
+
+
+async def _look(channel: Channel, atr: bytes) -> CardView:
     replies = {item.number: await _select(channel, item.aid) for item in APPLICATIONS.values() if item is not MF}
     found = {number: reply for number, reply in replies.items() if reply.ok or reply.sw == FILE_INVALIDATED}
     common = await _common(channel, found)
     if common is None:
-        return CardView(atr, await _remark(channel, bool(found)))
-    purses = [view for number in found if number in PURSES and (view := await _purse(channel, APPLICATIONS[number]))]
+        return CardView(atr, UNFINISHED if found else await remark(channel))
     blocked = tuple(number for number, reply in found.items() if not reply.ok)
-    return CardView(atr, "a card of ours", common, await _city(channel), tuple(found), blocked, tuple(purses))
+    if not OUR_OTHERS & set(found):
+        balances = [view for number in found if number in PURSES and (view := await _balance(channel, number))]
+        return CardView(
+            atr, OTHER_CITY, common, await _city(channel), tuple(found), blocked, tuple(balances), ours=False
+        )
+    purses = [view for number in found if number in PURSES and (view := await _purse(channel, APPLICATIONS[number]))]
+    city = await _city(channel)
+    return CardView(atr, OURS, common, city, tuple(found), blocked, tuple(purses), ours=True)
 
 
 async def _select(channel: Channel, aid: bytes) -> ResponseApdu:
@@ -94,17 +123,6 @@ async def _common(channel: Channel, found: dict[int, ResponseApdu]) -> CommonDat
     return None
 
 
-async def _remark(channel: Channel, has_application: bool) -> str:
-    for aid, name in STRANGERS.items():
-        if (await _select(channel, aid)).ok:
-            return f"not a card of ours: {name}"
-    if has_application:
-        return "an application of ours without readable card data: personalisation was not finished"
-    if (await _select(channel, MF.aid)).ok:
-        return "a CPU card without our applications: a blank, or of another scheme"
-    return "not a card of ours, and no application that we know"
-
-
 async def _city(channel: Channel) -> CityData | None:
     try:
         await ask(channel, Select(APPLICATIONS[1].aid))
@@ -115,18 +133,25 @@ async def _city(channel: Channel) -> CityData | None:
         return None
 
 
-async def _purse(channel: Channel, item: Application) -> PurseView | None:
+async def _balance(channel: Channel, number: int) -> PurseView | None:
+    """Raw balance and log of a card that is not ours: nothing is opened on it."""
     try:
-        await ask(channel, Select(item.aid))
+        await ask(channel, Select(APPLICATIONS[number].aid))
         balance_fen = await ask(channel, GetBalance())
     except CardTorn:
         raise
     except CardError:
         return None
+    return PurseView(number, None, balance_fen, 0, await read_log(channel))
+
+
+async def _purse(channel: Channel, item: Application) -> PurseView | None:
+    view = await _balance(channel, item.number)
+    if view is None:
+        return None
     opened = await _opened(channel)
     suite = next((suite for suite in Suite if opened and opened.algorithm == suite), None)
-    overdraft_fen = opened.overdraft_fen if opened else 0
-    return PurseView(item.number, suite, balance_fen, overdraft_fen, await read_log(channel))
+    return replace(view, suite=suite, overdraft_fen=opened.overdraft_fen if opened else 0)
 
 
 async def _opened(channel: Channel) -> PurchaseInitialisation | None:

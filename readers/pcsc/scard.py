@@ -12,6 +12,7 @@ from cardcore.errors import ReaderError, SetupError
 NO_SERVICE = frozenset({0x8010001D, 0x8010001E, 0x80100013, 0x80100003})
 REMOVED = frozenset({0x80100069, 0x80100016, 0x8010000C, 0x80100010})
 NO_READER = frozenset({0x80100009, 0x80100017})
+MUTE = frozenset({0x80100065, 0x80100066, 0x80100067})
 RESET = 0x80100068
 SHARING = 0x8010000B
 TIMEOUT = 0x8010000A
@@ -31,11 +32,20 @@ class PcscError(ReaderError):
         super().__init__(f"{doing}: {_meaning(self.code)} ({self.code:08X})")
 
 
+class ForeignReset(PcscError):
+    """Another program reset the card: nothing was sent, and what was selected or verified before is gone."""
+
+    def __init__(self) -> None:
+        super().__init__(RESET, "sending a command")
+
+
 def _meaning(code: int) -> str:
     if code in NO_SERVICE:
         return "the PC/SC service is not running; start pcscd, the reader comes back by itself"
     if code in REMOVED:
         return "no card answers in the reader; put the card (back) on it"
+    if code in MUTE:
+        return "what lies on the reader does not answer: a memory card, a card turned over, dirty or broken"
     if code in NO_READER:
         return "there is no such reader any more; plug it in again"
     if code == DENIED:
@@ -127,12 +137,15 @@ def attribute_atr(handle: int) -> bytes:
 
 
 def transmit(handle: int, protocol: int, apdu: bytes) -> bytes:
-    """The card's raw answer; under two bytes means torn, and so does an error after sending, which gives b""."""
+    """The card's raw answer; under two bytes means torn, and so does an error after sending, which gives b"".
+
+    Raises ForeignReset.
+    """
     library = load()
     pci = library.SCARD_PCI_T0 if protocol == library.SCARD_PROTOCOL_T0 else library.SCARD_PCI_T1
     code, answer = library.SCardTransmit(handle, pci, list(apdu))
     if code & 0xFFFFFFFF == RESET:
-        raise PcscError(code, "sending a command")
+        raise ForeignReset
     return bytes(answer) if code == 0 else b""
 
 

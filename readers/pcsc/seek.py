@@ -1,6 +1,8 @@
 """Which reader is meant, and waiting until a card answers in it."""
 
 import asyncio
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from cardcore.errors import ReaderError
@@ -8,6 +10,7 @@ from readers.pcsc import scard
 from readers.pcsc.worker import ReaderChannel
 
 LOOK_AGAIN_S = 0.3
+_NONE = "there is no card reader; plug one in (a leftover of a virtual reader can hide it)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ async def choose(name: str | None) -> str:
     """The reader that is meant: by (part of) its name, or the only one with a card. Raises NoSuchReader, PcscError."""
     readers = await list_readers()
     if not readers:
-        raise NoSuchReader("there is no card reader; plug one in (a leftover of a virtual reader can hide it)")
+        raise NoSuchReader(_NONE)
     names = ", ".join(reader.name for reader in readers)
     if name is not None:
         found = [reader.name for reader in readers if reader.name == name] or [
@@ -48,7 +51,26 @@ async def choose(name: str | None) -> str:
     return with_card[0]
 
 
-async def until_card(channel: ReaderChannel, patience_s: float) -> None:
+async def choose_all(names: Sequence[str]) -> list[str]:
+    """The readers that are meant: each by (part of) its name, all of them without a name. Raises as `choose`."""
+    chosen = [await choose(name) for name in names] or [reader.name for reader in await list_readers()]
+    if not chosen:
+        raise NoSuchReader(_NONE)
+    if len(set(chosen)) < len(chosen):
+        raise NoSuchReader(f"{', '.join(names)} name one reader twice; nothing was done")
+    return chosen
+
+
+def wait_for_readers(names: Collection[str], patience_s: float = 5.0) -> None:
+    """Block until all of these readers are listed; raises NoSuchReader, or PcscError, when they are not in time."""
+    deadline = time.monotonic() + patience_s
+    while not set(names) <= {reader.name for reader in _list()}:
+        if time.monotonic() > deadline:
+            raise NoSuchReader(f"these readers did not all appear within {patience_s:g} s: {', '.join(names)}")
+        time.sleep(LOOK_AGAIN_S / 30)
+
+
+async def until_card(channel: ReaderChannel, patience_s: float, look_again_s: float = LOOK_AGAIN_S) -> None:
     """Wait until a card answers in the reader, through a removal, a hang or the service's restart.
 
     Raises the last ReaderError when it does not within `patience_s`.
@@ -62,7 +84,7 @@ async def until_card(channel: ReaderChannel, patience_s: float) -> None:
         except ReaderError:
             if loop.time() > deadline:
                 raise
-        await asyncio.sleep(LOOK_AGAIN_S)
+        await asyncio.sleep(look_again_s)
 
 
 def _list() -> list[ReaderView]:

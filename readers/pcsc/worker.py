@@ -9,6 +9,7 @@ from cardcore.apdu import CommandApdu
 from readers.pcsc.channel import DEADLINE_S, ReaderQuarantined, Replies
 from readers.pcsc.connection import Connection
 from readers.pcsc.lane import Lane
+from readers.pcsc.trace import Trace
 
 T = TypeVar("T")
 
@@ -20,13 +21,14 @@ class ReaderChannel:
 
     Nothing ends a running transmit but the card's leaving or the service's death. A hop that outlives its deadline puts
     the reader into quarantine; `reset` takes it out again once the hop has ended, and needs no other thread for that.
+    Every APDU is told to the trace, when there is one.
     """
 
-    def __init__(self, reader: str) -> None:
+    def __init__(self, reader: str, trace: Trace | None = None) -> None:
         self.reader = reader
         self._lock = asyncio.Lock()
         self._lane = Lane(f"reader {reader}")
-        self._connection = Connection(reader)
+        self._connection = Connection(reader, trace)
         self._hanging: asyncio.Future[object] | None = None
         self._closed = False
 

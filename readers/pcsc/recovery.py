@@ -1,0 +1,85 @@
+"""How a purse transaction ended, asked of the card itself: at once, or when it comes back (D5, rule 17)."""
+
+from collections.abc import Awaitable, Callable
+
+from cardcore.card_files import LogRecord
+from cardcore.commands import GetTransactionProof, InitLoad, InitPurchase, VerifyPin
+from cardcore.errors import CardError, FormatError, ReaderError
+from cardcore.purse import Committed, CounterSeen, Evidence, Finding, Outcome, Refused, Unknown, resolve
+from cardcore.status import NOT_AVAILABLE
+from readers.pcsc.ask import ask, common_data, read_log
+from readers.pcsc.channel import Channel
+
+Counter = Callable[[], Awaitable[CounterSeen]]
+
+
+async def recover_load(
+    channel: Channel, evidence: Evidence, purse: int, key_index: int, pin: str, card: bytes
+) -> Outcome:
+    """As `find_out`, but Unknown also when the card is gone, refuses, or is not the one."""
+    try:
+        return await find_out(channel, evidence, purse, key_index, pin, card)
+    except (CardError, FormatError, ReaderError):
+        return Unknown(evidence)
+
+
+async def find_out(channel: Channel, evidence: Evidence, purse: int, key_index: int, pin: str, card: bytes) -> Outcome:
+    """Ask `card` (its 10-byte serial) how a load ended: its proof, else its log, else its counter.
+
+    Unknown when none of them decides it. Raises CardError (also for another card, or a wrong PIN), CardTorn or
+    ReaderError: the load then stays as open as it was.
+    """
+
+    async def counter() -> CounterSeen:
+        await ask(channel, VerifyPin(pin))
+        opened = await ask(channel, InitLoad(key_index, evidence.amount_fen, evidence.terminal_number))
+        return CounterSeen(opened.counter, opened.raw_balance_fen)
+
+    return await _found(channel, evidence, purse, card, counter)
+
+
+async def find_debit(channel: Channel, evidence: Evidence, purse: int, key_index: int, card: bytes) -> Outcome:
+    """As `find_out`, for a purchase, which needs no PIN."""
+
+    async def counter() -> CounterSeen:
+        # Opening 0 fen tells the counter, and never lacks the balance.
+        opened = await ask(channel, InitPurchase(key_index, 0, evidence.terminal_number))
+        return CounterSeen(opened.counter, opened.raw_balance_fen)
+
+    return await _found(channel, evidence, purse, card, counter)
+
+
+async def recover_debit(channel: Channel, evidence: Evidence, purse: int, key_index: int, card: bytes) -> Outcome:
+    """As `find_debit`, but Unknown also when the card is gone, refuses, or is not the one."""
+    try:
+        return await find_debit(channel, evidence, purse, key_index, card)
+    except (CardError, FormatError, ReaderError):
+        return Unknown(evidence)
+
+
+async def _found(channel: Channel, evidence: Evidence, purse: int, card: bytes, counter: Counter) -> Outcome:
+    await channel.reset()
+    found = (await common_data(channel, purse)).card
+    if found != card:
+        raise CardError(f"this is card {found.hex()}, not {card.hex()}; put that card on the reader")
+    proof = await _proof(channel, evidence)
+    log = await read_log(channel)
+    if proof is not None and log and not _tells(log[0], evidence):
+        what = "debit" if evidence.offline else "load"
+        return Refused(evidence, f"counter {evidence.counter} went to another {what} of the card; this one never came")
+    if proof is None and any(_tells(record, evidence) for record in log):
+        return Committed(evidence)
+    return resolve(evidence, proof or await counter())
+
+
+def _tells(record: LogRecord, evidence: Evidence) -> bool:
+    """Whether a log record is of this transaction; its counter is left out, for cards differ in which they write."""
+    told = record.transaction_type, record.amount_fen, record.terminal_number, record.date, record.time
+    sent = evidence.transaction_type, evidence.amount_fen, evidence.terminal_number, evidence.date, evidence.time
+    return told == sent
+
+
+async def _proof(channel: Channel, evidence: Evidence) -> Finding | None:
+    command = GetTransactionProof(evidence.transaction_type, evidence.counter)
+    reply = (await channel.run([command.apdu()])).last()
+    return None if reply.sw == NOT_AVAILABLE else command.read(reply)

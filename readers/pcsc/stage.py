@@ -1,0 +1,152 @@
+"""One stage of a script on one chip.
+
+Every hop to the card carries as much as the card can do without the authority: the end of one step and the challenge
+for the next go together.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from cardcore.apdu import CommandApdu, ResponseApdu
+from cardcore.authority import CardIdentity, OverdraftRequest, PersonalisationAuthority
+from cardcore.bcd import encode_moment
+from cardcore.commands import ExternalAuthenticate, GetChallenge, InitUpdate, UpdateOverdraft
+from cardcore.errors import CardError
+from cardcore.status import OK, explain
+from cardcore.step import Authenticate, Compare, Plain, Secured, SetAllowance, Step, WriteKeyAct
+from readers.pcsc.channel import CardTorn
+from readers.pcsc.job import Job
+from readers.pcsc.journal import StepReport
+
+ISSUING_TERMINAL = bytes(6)
+
+
+class StageRun:
+    """One stage on one chip. Commands wait until an answer is needed, then go in one hop."""
+
+    def __init__(
+        self, job: Job, authority: PersonalisationAuthority, clock: Callable[[], datetime], probing: bool
+    ) -> None:
+        self._job = job
+        self._authority = authority
+        self._clock = clock
+        self._probing = probing
+        self._waiting: list[tuple[Step, CommandApdu]] = []
+        self.reports: list[StepReport] = []
+
+    async def perform(self, steps: Sequence[Step]) -> None:
+        """Raises CardError at the first step that the card refuses, CardTorn when it falls silent."""
+        for step in steps:
+            if self._probing and step.probe is not None and await self._has_been_done(step):
+                self.reports.append(StepReport(step.id, OK, already=True))
+            else:
+                await self._do(step)
+        await self._flush()
+
+    async def _do(self, step: Step) -> None:
+        match step.act:
+            case Plain(command):
+                self._waiting.append((step, command.apdu()))
+            case Compare(command, expected):
+                answer = await self._ask(command.apdu())
+                self._compare(step, answer, expected)
+            case SetAllowance():
+                await self._set_allowance(step, step.act)
+            case act:
+                challenge = GetChallenge().read(await self._ask(GetChallenge().apdu()))
+                self._waiting.append((step, await self._protected(act, challenge)))
+
+    async def _protected(self, act: Authenticate | WriteKeyAct | Secured, challenge: bytes) -> CommandApdu:
+        identity, authority = self._job.identity, self._authority
+        match act:
+            case Authenticate(application, under):
+                cryptogram = await authority.authenticate(identity, application, under, challenge)
+                return ExternalAuthenticate(cryptogram).apdu()
+            case WriteKeyAct(key):
+                return CommandApdu.decode(await authority.write_key(identity, key, challenge))
+            case Secured(application, command):
+                raw = await authority.secure(identity, application, command.apdu().encode(), challenge)
+                return CommandApdu.decode(raw)
+
+    async def _has_been_done(self, step: Step) -> bool:
+        """Ask the step's probe; its refusal is an answer, not an error."""
+        if isinstance(step.probe, Compare):
+            answer = await self._ask(step.probe.command.apdu())
+            return answer.ok and answer.data == step.probe.expected
+        assert step.probe is not None
+        challenge = GetChallenge().read(await self._ask(GetChallenge().apdu()))
+        return (await self._ask(await self._protected(step.probe, challenge))).ok
+
+    async def _set_allowance(self, step: Step, act: SetAllowance) -> None:
+        assert isinstance(self._job.identity, CardIdentity)
+        opening = InitUpdate(act.key_index, ISSUING_TERMINAL)
+        opened = opening.read(await self._ask(opening.apdu()))
+        if self._probing and opened.overdraft_fen == act.limit_fen:
+            self.reports.append(StepReport(step.id, OK, already=True))
+            return
+        date, time = encode_moment(self._clock())
+        mac2 = await self._authority.set_overdraft(
+            OverdraftRequest(
+                identity=self._job.identity,
+                terminal_number=ISSUING_TERMINAL,
+                purse=act.application,
+                key_suite=act.key_suite,
+                limit_fen=act.limit_fen,
+                old_limit_fen=opened.overdraft_fen,
+                raw_balance_fen=opened.raw_balance_fen,
+                counter=opened.counter,
+                random=opened.random,
+                mac1=opened.mac1,
+                date=date,
+                time=time,
+            )
+        )
+        self._waiting.append((step, UpdateOverdraft(act.limit_fen, date, time, mac2).apdu()))
+
+    def _compare(self, step: Step, answer: ResponseApdu, expected: bytes) -> None:
+        if not answer.ok or answer.data != expected:
+            raise CardError(
+                f"{step.id}: read back {answer.data.hex() or 'nothing'} ({answer.sw:04X}), not what was written"
+            )
+        self.reports.append(StepReport(step.id, answer.sw, already=False))
+
+    async def _ask(self, command: CommandApdu) -> ResponseApdu:
+        """Send what waits and then this command, in one hop where the card agrees; give the answer to this one."""
+        while True:
+            waiting = self._waiting
+            answers = await self._send([*(sent for _, sent in waiting), command])
+            if len(answers) > len(waiting):
+                return answers[-1]
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            await self._send([sent for _, sent in self._waiting])
+
+    async def _send(self, commands: Sequence[CommandApdu]) -> Sequence[ResponseApdu]:
+        """One hop; what of the waiting commands was answered is checked and no longer waits."""
+        waiting, self._waiting = self._waiting, []
+        replies = await self._job.channel.run(commands)
+        self._note(waiting, replies.answers)
+        if replies.torn:
+            raise CardTorn(f"{self._job.chip} left the reader; put the same chip back, the script resumes")
+        self._waiting = waiting[len(replies.answers) :]
+        return replies.answers
+
+    def _note(self, sent: Sequence[tuple[Step, CommandApdu]], answers: Sequence[ResponseApdu]) -> None:
+        for (step, _), answer in zip(sent, answers, strict=False):
+            already = answer.sw in step.settled
+            if not answer.ok and not already:
+                raise CardError(f"{step.id}: {explain(_name(step), answer.sw)}")
+            self.reports.append(StepReport(step.id, answer.sw, already))
+
+
+def _name(step: Step) -> str:
+    match step.act:
+        case Plain(command) | Secured(_, command) | Compare(command, _):
+            return command.name
+        case Authenticate():
+            return ExternalAuthenticate.name
+        case SetAllowance():
+            return UpdateOverdraft.name
+        case WriteKeyAct():
+            return "WRITE KEY"
