@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
-from cardcore.errors import ReaderError, SetupError
+from cardcore.errors import SetupError
+from readers.pcsc.seek import until_card
 from readers.pcsc.worker import ReaderChannel
 from simulators.card_os import SoftwareCard
 from simulators.pcscd import SOCKET_VARIABLE, PcscdMissing, PrivatePcscd
@@ -59,7 +60,7 @@ class CounterReaders:
         link = await insert("127.0.0.1", self._daemon.ports[reader], card)
         channel = ReaderChannel(self._daemon.readers[reader])
         try:
-            await _until_there(channel)
+            await until_card(channel, INSERTED_S)
             yield channel
         finally:
             await channel.aclose()
@@ -71,16 +72,3 @@ class CounterReaders:
     async def _rest(self, reader: int) -> None:
         await asyncio.sleep(SEEN_S)
         self._free.put_nowait(reader)
-
-
-async def _until_there(channel: ReaderChannel) -> None:
-    """Wait until the reader has seen its card."""
-    deadline = asyncio.get_running_loop().time() + INSERTED_S
-    while True:
-        try:
-            await channel.reset()
-            return
-        except ReaderError:
-            if asyncio.get_running_loop().time() > deadline:
-                raise
-            await asyncio.sleep(0.05)
