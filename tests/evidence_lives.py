@@ -82,7 +82,8 @@ def read(facts: list[Fact], orders: list[Authorised]) -> Reading:
 
 
 class Step(NamedTuple):
-    """`fate`: of a tap `kept` or `lost`; of a load `kept`, `lost` (credited, its record lost) or `failed`."""
+    """`fate`: of a tap `kept`, `unsealed` (its seal is lost) or `lost`; of a load `kept`, `lost` (credited, its record
+    lost) or `failed`."""
 
     kind: str
     fen: int
@@ -122,10 +123,10 @@ class Life:
     def _tap(self, step: Step) -> None:
         fen = min(step.fen, self.value_fen + OVERDRAFT_FEN - 1)
         at = self.now + timedelta(seconds=step.skew_s)
-        if step.fate == "kept":
-            self.facts.append(tapped(self.offline, self.value_fen, fen, at))
-        else:
+        if step.fate == "lost":
             self.lost_fen += fen
+        else:
+            self.facts.append(tapped(self.offline, self.value_fen, fen, at, sealed=step.fate == "kept"))
         self.offline += 1
         self.value_fen -= fen
 

@@ -71,6 +71,31 @@ def test_whatever_is_lost_an_honest_card_is_never_accused_and_no_load_misjudged(
     assert all(truth[id(order)] == committed for order, committed in reading.settled)
 
 
+def known_beside_loads(happened: list[Step]) -> list[Step]:
+    """The same life with the taps next to loads kept, so that no value leaves it open where a load lies."""
+    around = [None, *happened, None]
+    return [
+        step._replace(fate="kept") if step.kind == "tap" and "load" in {each.kind for each in beside if each} else step
+        for step, beside in zip(happened, zip(around, around[2:], strict=False), strict=True)
+    ]
+
+
+@lives
+@given(steps(["kept", "lost", "unsealed"], ["kept"]).map(known_beside_loads))
+@example(
+    [
+        Step("load", 4999, 0, 0, "kept"),
+        Step("tap", 0, 60, 0, "kept"),
+        Step("tap", 100, 60, 240, "unsealed"),
+        Step("tap", 0, 180, 0, "kept"),
+        Step("tap", 500, 60, -120, "unsealed"),
+        Step("tap", 0, 180, 0, "kept"),
+    ]
+)
+def test_unsealed_debits_at_wrong_clocks_never_look_like_value_from_nowhere(happened: list[Step]) -> None:
+    assert "unexplained-credit" not in {each.kind for each in Life().live(happened).read().findings}
+
+
 # --- the placement against a search through all of them -------------------------------------------------------------
 
 

@@ -152,6 +152,28 @@ def test_of_tries_of_one_amount_only_the_last_is_asked(scene: Scene) -> None:
     assert scene.publish(books, cases).differences == []
 
 
+def test_a_higher_online_counter_commits_the_last_of_tries_of_one_amount(scene: Scene) -> None:
+    scene.load(CARD, 200, f"{DAY1} 07:00:00", channel=302)
+    scene.load(CARD, 200, f"{DAY1} 07:05:00")
+    scene.upload([scene.load(CARD, 700, f"{DAY1} 07:10:00", counter=1, found_fen=-100)])
+    scene.load(OTHER, 200, f"{DAY1} 07:00:00")
+    scene.load(OTHER, 300, f"{DAY1} 07:05:00")
+    scene.upload([scene.load(OTHER, 700, f"{DAY1} 07:10:00", counter=1, found_fen=-100)])
+    scene.close(DAY1)
+    books = f"""
+        {DAY1} purse cash:301 load@1 1600 0
+        {DAY1} purse float:1 load@1 0 1600
+        accepted 2 1400
+    """
+    cases = f"""
+        load-in-doubt {CARD}/1/0 200 {DAY1} {DAY1} issuer committed
+        load-in-doubt {OTHER}/1/0 300 {DAY1} - issuer
+        sequence-gap {COUNTER}/1/1-2 0 {DAY1} - operator
+        sequence-gap {COUNTER}/1/4-5 0 {DAY1} - operator
+    """
+    assert scene.publish(books, cases).differences == []
+
+
 def test_with_the_last_try_those_that_the_card_forgot_for_it_are_reversed(scene: Scene) -> None:
     scene.load(CARD, 200, f"{DAY1} 07:00:00")
     scene.load(CARD, 200, f"{DAY1} 07:05:00")

@@ -119,6 +119,46 @@ def test_an_unsealed_debit_does_not_take_the_first_gap_it_finds() -> None:
     assert (gap.kind, gap.first, gap.fen) == ("card-gap", 1, 200)
 
 
+def test_unsealed_debits_lie_where_there_is_room_for_them_whatever_their_clocks() -> None:
+    entries = [(0, 5000, 0), (2, 4900, 4), (4, 4400, 8)]
+    facts = [loaded(0, 0, 5000, NOON), *(tapped(n, value, 0, NOON + at * MINUTE) for n, value, at in entries)]
+    hundred = tapped(1, 5000, 100, NOON + 6 * MINUTE, sealed=False)
+    five_hundred = tapped(3, 4900, 500, NOON + 3 * MINUTE, sealed=False)
+    assert read([*facts, hundred, five_hundred], []).findings == []
+
+
+def test_an_unsealed_debit_takes_the_room_that_those_before_it_left() -> None:
+    taps = [(0, 0, 0), (3, -300, 10), (5, -400, 20)]
+    facts = [tapped(n, value, 0, NOON + at * MINUTE) for n, value, at in taps]
+    unsealed = [tapped(0, 0, fen, NOON + at * MINUTE, sealed=False) for fen, at in [(250, 1), (100, 2), (50, 3)]]
+    assert read([*facts, *unsealed], []).findings == []
+
+
+def test_a_load_makes_room_even_while_it_is_in_doubt() -> None:
+    facts = [tapped(0, 0, 0, NOON), tapped(2, -200, 0, NOON + 10 * MINUTE)]
+    order = ordered(0, 0, 300, NOON + MINUTE)
+    reading = read([*facts, tapped(1, 300, 500, NOON + 5 * MINUTE, sealed=False)], [order])
+    assert (reading.findings, reading.settled) == ([], [(order, True)])
+
+
+def test_what_finds_no_room_lies_behind_the_last_tap() -> None:
+    facts = [tapped(0, 0, 0, NOON), tapped(2, -100, 0, NOON + 10 * MINUTE)]
+    unsealed = tapped(3, -100, 101, NOON + 5 * MINUTE, sealed=False)
+    (gap,) = read([*facts, unsealed], []).findings
+    assert (gap.kind, gap.fen) == ("card-gap", 100)
+
+
+def test_of_tries_that_wait_for_evidence_only_one_makes_room() -> None:
+    facts = [tapped(0, 0, 0, NOON), tapped(3, 0, 0, NOON + 10 * MINUTE), tapped(5, -600, 0, NOON + 20 * MINUTE)]
+    orders = [ordered(0, 0, fen, NOON + at * MINUTE) for fen, at in [(400, 1), (300, 2)]]
+    reading = read([*facts, tapped(4, 0, 500, NOON + 5 * MINUTE, sealed=False)], orders)
+    assert reading.settled == []
+    assert [(each.kind, each.first, each.fen) for each in reading.findings] == [
+        ("gap-or-load", 1, 400),
+        ("unexplained-debit", 4, 100),
+    ]
+
+
 def test_an_unsealed_debit_that_pays_too_little_leaves_a_debit_unexplained_whatever_is_in_doubt() -> None:
     facts = [tapped(0, 0, 0, NOON), tapped(2, -200, 0, NOON + 20 * MINUTE)]
     unsealed = tapped(1, 0, 100, NOON + 10 * MINUTE, sealed=False)

@@ -40,6 +40,13 @@ class Span:
             return (self.since - at).total_seconds()
         return (at - self.until).total_seconds() if self.until and at > self.until else 0.0
 
+    def takes(self, fen: int, loaded: int) -> bool:
+        """Whether an unsealed debit finds a counter and, with `loaded` fen, room here."""
+        if self.end is None or self.before is None:
+            return True
+        free = self.end - self.first > len(self.unsealed)
+        return free and self.after + loaded - sum(self.unsealed) - self.before >= fen
+
     def holds(self, loads: Sequence[Tap], credits: Credits) -> bool:
         return self.forked or any(self._walks(loads, c) for c in itertools.product(*(credits[t] for t in loads)))
 
@@ -97,11 +104,18 @@ def decided(places: Sequence[Span], loads: Sequence[Tap], doubts: Iterable[Tap])
     return found
 
 
-def take_up(places: Sequence[Span], unsealed: Iterable[Sent]) -> dict[int, int]:
-    """Counter → span of the unsealed debits, in their order, each in the nearest span with a counter left."""
+def take_up(
+    places: Sequence[Span], unsealed: Iterable[Sent], loads: Sequence[Tap], doubts: Sequence[Tap]
+) -> dict[int, int]:
+    """Counter → span of the unsealed debits, in their order, each in the nearest span that takes it while the loads lie
+    where they do without any."""
+    credits = decided(places, loads, doubts)
+    loaded: Counter[int] = Counter()
+    for load, nth in zip(loads, placed(places, loads, credits)[2], strict=True):
+        loaded[nth] += load.amount_fen * (True in credits[load])
     found = {}
     for sent in sorted(unsealed, key=lambda s: (s.at, s.witness.psam, s.tap.terminal_transaction)):
-        room = [n for n, s in enumerate(places) if s.end is None or s.end - s.first > len(s.unsealed)]
+        room = [n for n, s in enumerate(places) if s.takes(sent.tap.amount_fen, loaded[n])]
         nth = min(room, key=lambda n: (places[n].away(sent.at), n))
         places[nth].unsealed.append(sent.tap.amount_fen)
         found[sent.tap.counter] = nth
@@ -134,13 +148,14 @@ def _compare(planned: Plan, day: date, cases: Mapping[str, Mapping[str, Any]], s
         forked = {c for c, n in times.items() if n > 1}
         places = spans((s for s in sealed if s.tap.counter not in forked), forked)
         unsealed = [s for s in told if s.kind is not Kind.LOAD and s.seal is not Seal.GOOD]
-        for counter, nth in take_up(places, unsealed).items():
-            assert nth == _span_of(places, counter), (serial, purse, counter, day)
         loads = [s.tap for s in told if s.kind is Kind.LOAD]
         doubts = [t for t in planned.taps if t.cut and (t.card.serial, t.purse) == (serial, purse)]
         doubts = [t for t in doubts if business_date(t.at) <= day]
         loads = sorted([*loads, *doubts], key=lambda t: (t.counter, t.at))
-        credits = decided(places, loads, [t for t in doubts if t.counter == loads[-1].counter])
+        open_doubts = [t for t in doubts if t.counter == loads[-1].counter]
+        for counter, nth in take_up(places, unsealed, loads, open_doubts).items():
+            assert nth == _span_of(places, counter), (serial, purse, counter, day)
+        credits = decided(places, loads, open_doubts)
         where = placed(places, loads, credits)[2]
         assert list(where) == [_span_of(places, t.next_offline) for t in loads], (serial, purse, day)
         for doubt in doubts:

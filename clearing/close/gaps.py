@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import date
 
-from clearing.close.placement import Fixed, Interval, Known, Load, Purse, contradictions, holds, lay_out, place
+from clearing.close.placement import Fixed, Interval, Known, Load, Purse, contradictions, holds, lay_out, place, spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Step:
     @property
     def lost_fen(self) -> int:
         """D: what left the card unseen, if no load in doubt got through."""
-        return self.interval.after_fen + _sum(self.interval.loads) - self.interval.bare_fen - self._end.before_fen
+        return self.interval.after_fen + self.interval.loads_fen - self.interval.bare_fen - self._end.before_fen
 
     @property
     def reference(self) -> str:
@@ -86,15 +86,15 @@ class Weighed:
 def weigh(purse: Purse) -> Weighed:
     """Decide what the records and loads of a purse prove together (docs/ledger.md, "Gaps")."""
     asked, echoes = _last_tries(purse.loads)
-    intervals = lay_out(purse, asked)
+    intervals = lay_out(purse)
     committed, void = _decide(intervals, asked)
     decided = committed | void
     void |= {load.load_id for load, last in echoes if last.load_id in decided}
     settled = [replace(load, doubt=load.doubt and load.load_id not in committed) for load in asked
                if load.load_id not in void]  # fmt: skip
-    *closed, tail = place(intervals, settled)
+    *closed, tail = spread(place(intervals, settled), purse.bare)
     steps = [Step(purse.card, purse.number, purse.generation, one) for one in closed if not one.forked]
-    tail_fen = _sum(tail.loads) - tail.bare_fen
+    tail_fen = tail.loads_fen - tail.bare_fen
     judged = tuple((step, judge(step)) for step in steps)
     return Weighed(purse, judged, tuple(sorted(committed)), tuple(sorted(void)), tail_fen)
 
@@ -143,10 +143,6 @@ def _decide(intervals: list[Interval], loads: list[Load]) -> tuple[set[str], set
         elif contradictions(intervals, loads, Fixed(frozenset({load.load_id}), rivals)) > fewest:
             void.add(load.load_id)
     return committed, void
-
-
-def _sum(loads: Iterable[Load]) -> int:
-    return sum(load.amount_fen for load in loads if not load.doubt)
 
 
 def _most_fen(doubts: Iterable[Load]) -> int:

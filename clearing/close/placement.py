@@ -69,8 +69,8 @@ class Interval:
     lower: Known | None
     upper: Known | None
     forked: bool
-    bare: tuple[Bare, ...] = ()
     loads: tuple[Load, ...] = ()
+    bare: tuple[Bare, ...] = ()
 
     @property
     def between(self) -> int | None:
@@ -86,6 +86,18 @@ class Interval:
     def bare_fen(self) -> int:
         """V: what unsealed debits took."""
         return sum(debit.amount_fen for debit in self.bare)
+
+    @property
+    def loads_fen(self) -> int:
+        """L: what proven and committed loads brought."""
+        return sum(load.amount_fen for load in self.loads if not load.doubt)
+
+    def has_room(self, amount_fen: int) -> bool:
+        """Whether a debit of which nothing else is known may have happened here."""
+        if self.upper is None or self.between is None:
+            return True
+        room_fen = self.after_fen + self.loads_fen - self.bare_fen - self.upper.before_fen
+        return self.between > len(self.bare) and room_fen >= amount_fen
 
     def distance(self, instant: datetime) -> timedelta:
         """How far the clock says that an instant lies from the interval."""
@@ -112,54 +124,51 @@ def holds(interval: Interval, loads: Sequence[Load], fixed: Fixed = NOTHING) -> 
     if interval.forked:
         return True
     exact = interval.between == 0
-    # Where the walk stands: the value, what was credited (only asked where unsealed debits must be paid from it), and
-    # the online counter credited last. Loads come in the order of counters, so that is all a choice can depend on.
-    stands = {(interval.after_fen, 0, -1)}
+    # Where the walk stands: the value, and the online counter credited last. Loads come in the order of counters, so
+    # that is all a choice can depend on.
+    stands = {(interval.after_fen, -1)}
     for load in loads:
         onward = set()
-        for value_fen, credited_fen, counter in stands:
+        for value_fen, counter in stands:
             found_fen = value_fen if load.found_fen is None else load.found_fen
             if found_fen > value_fen or (exact and found_fen != value_fen):
                 continue
             if load.doubt and load.load_id not in fixed.credited:
-                onward.add((found_fen, credited_fen, counter))
+                onward.add((found_fen, counter))
             if not load.doubt or (load.load_id not in fixed.void and load.counter != counter):
-                more_fen = load.amount_fen if interval.bare else 0
-                onward.add((found_fen + load.amount_fen, credited_fen + more_fen, load.counter))
+                onward.add((found_fen + load.amount_fen, load.counter))
         stands = onward
-    return any(_ends_well(interval, value_fen, credited_fen) for value_fen, credited_fen, _ in stands)
-
-
-def _ends_well(interval: Interval, value_fen: int, credited_fen: int) -> bool:
-    if interval.upper is None or interval.between is None:
-        return True
+    if interval.upper is None:
+        return bool(stands)
     before_fen = interval.upper.before_fen
-    if before_fen > value_fen:
-        return False
-    if not interval.bare:
-        return before_fen == value_fen or interval.between > 0
-    lost_fen = interval.after_fen + credited_fen - interval.bare_fen - before_fen
-    return lost_fen == 0 or (lost_fen > 0 and interval.between > len(interval.bare))
+    return any(value_fen == before_fen or (value_fen > before_fen and not exact) for value_fen, _ in stands)
 
 
-def lay_out(purse: Purse, loads: Sequence[Load]) -> list[Interval]:
-    """The intervals of a purse with its unsealed debits, the open one last.
-
-    Of `loads` they hold none yet: where these lie without the debits only says where the debits have room.
-    """
+def lay_out(purse: Purse) -> list[Interval]:
+    """The intervals of a purse, empty, the open one last."""
     bounds = [None, *purse.known, None]
-    intervals = [
+    return [
         Interval(lower, upper, any(_between(counter, lower, upper) for counter in purse.forked))
         for lower, upper in pairwise(bounds)
     ]
-    spread = _spread(place(intervals, loads), purse.bare) if purse.bare else [[] for _ in intervals]
-    return [replace(one, bare=tuple(lying)) for one, lying in zip(intervals, spread, strict=True)]
 
 
 def place(intervals: Sequence[Interval], loads: Sequence[Load]) -> list[Interval]:
     """The intervals with the loads in them: fewest contradictions, then least distance of clocks, then the earliest."""
     _, shares = _shares(intervals, loads, NOTHING)
     return [replace(one, loads=tuple(share)) for one, share in zip(intervals, shares, strict=True)]
+
+
+def spread(intervals: Sequence[Interval], bare: Sequence[Bare]) -> list[Interval]:
+    """The intervals, with their loads, and each unsealed debit in the nearest one that misses a counter and value for
+    it; behind the last record any number may be missing.
+    """
+    filled = list(intervals)
+    for debit in bare:
+        fitting = [at for at, one in enumerate(filled) if one.has_room(debit.amount_fen)]
+        nearest = min(fitting, key=lambda at: (filled[at].distance(debit.instant), at))
+        filled[nearest] = replace(filled[nearest], bare=(*filled[nearest].bare, debit))
+    return filled
 
 
 def contradictions(intervals: Sequence[Interval], loads: Sequence[Load], fixed: Fixed = NOTHING) -> int:
@@ -200,26 +209,3 @@ def _cost(interval: Interval, loads: Sequence[Load], fixed: Fixed) -> tuple[int,
 
 def _plus(one: tuple[int, timedelta], other: tuple[int, timedelta]) -> tuple[int, timedelta]:
     return one[0] + other[0], one[1] + other[1]
-
-
-def _spread(intervals: Sequence[Interval], bare: Sequence[Bare]) -> list[list[Bare]]:
-    """Unsealed debits, each in the nearest interval that misses a counter and value for it; behind the last record any
-    number may be missing."""
-    spread: list[list[Bare]] = [[] for _ in intervals]
-    rooms = [_room_fen(one) for one in intervals]
-    for debit in bare:
-        fitting = [
-            at
-            for at, (one, room_fen) in enumerate(zip(intervals, rooms, strict=True))
-            if one.between is None
-            or (one.between > len(spread[at])
-                and room_fen - sum(lying.amount_fen for lying in spread[at]) >= debit.amount_fen)
-        ]  # fmt: skip
-        spread[min(fitting, key=lambda at: (intervals[at].distance(debit.instant), at))].append(debit)
-    return spread
-
-
-def _room_fen(interval: Interval) -> int:
-    """What can have left the card in the interval if all of its loads were credited."""
-    before_fen = interval.upper.before_fen if interval.upper else 0
-    return interval.after_fen + sum(load.amount_fen for load in interval.loads) - before_fen

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from simulators.evidence.intake import Authorised, Fact, Intake
-from simulators.evidence.placement import Interval, Loading, place_debits, place_loads
+from simulators.evidence.placement import Interval, Loading, most_fen, place_debits, place_loads
 from simulators.evidence.taprecord import Kind
 
 Purse = tuple[bytes, int, int]
@@ -88,7 +88,7 @@ def _loadings(money: _Money, overdraft_fen: int) -> list[Loading]:
     alike: dict[tuple[int, int], list[Authorised]] = defaultdict(list)
     for each in tries:
         alike[each.load.counter, each.load.amount_fen].append(each)
-    under = Counter(each.load.counter for each in tries)
+    different = Counter(counter for counter, _ in alike)
     for each in tries:
         load = each.load
         *forgotten, last = alike[load.counter, load.amount_fen]
@@ -99,7 +99,7 @@ def _loadings(money: _Money, overdraft_fen: int) -> list[Loading]:
                     instant=each.instant,
                     found_fen=load.raw_balance_fen - overdraft_fen,
                     fen=load.amount_fen,
-                    credited=True if under[load.counter] == 1 and load.counter < highest else None,
+                    credited=True if different[load.counter] == 1 and load.counter < highest else None,
                     authorised=each,
                     forgotten=tuple(forgotten),
                 )
@@ -121,14 +121,6 @@ def _intervals(counters: Counters) -> list[Interval]:
     return found
 
 
-def _most_fen(doubtful: Iterable[Loading]) -> int:
-    """The most that loads can sum up to, of which those under one online counter are alternatives."""
-    most: dict[int, int] = defaultdict(int)
-    for each in doubtful:
-        most[each.counter] = max(most[each.counter], each.fen)
-    return sum(most.values())
-
-
 def _judge(purse: Purse, interval: Interval) -> Finding | None:
     """The case that an interval is, if it is one."""
     upper = interval.upper
@@ -136,7 +128,7 @@ def _judge(purse: Purse, interval: Interval) -> Finding | None:
         return None
     doubtful = [load for load in interval.loads if load.credited is None]
     if doubtful and interval.holds(interval.loads):
-        return Finding(purse, interval.first, upper, "gap-or-load", _most_fen(doubtful)) if interval.spare else None
+        return Finding(purse, interval.first, upper, "gap-or-load", most_fen(doubtful)) if interval.spare else None
     left_fen = interval.difference_fen(sum(load.fen for load in interval.loads if load.credited))
     if interval.spare and left_fen >= 0:
         return Finding(purse, interval.first, upper, "card-gap", left_fen)
@@ -163,10 +155,11 @@ def read_counters(intake: Intake, known: Mapping[Purse, Counters]) -> Reading:
             continue
         intervals = _intervals(known.get(purse, {}))
         first = intervals[0].upper
+        overdraft_fen = first.claims.overdraft_fen if first else 0
+        loads = _loadings(money[purse], overdraft_fen) if purse in money else []
         if (card, application, 0) in money:
+            place_loads(intervals, loads)
             place_debits(intervals, money[card, application, 0].unsealed)
-        if purse in money:
-            overdraft_fen = first.claims.overdraft_fen if first else 0
-            reading.settled += _settled(place_loads(intervals, _loadings(money[purse], overdraft_fen)))
+        reading.settled += _settled(place_loads(intervals, loads))
         reading.findings += filter(None, (_judge(purse, interval) for interval in intervals))
     return reading

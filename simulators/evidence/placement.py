@@ -76,6 +76,13 @@ class Interval:
         before_fen = self.upper.claims.balance_before_fen if self.upper else 0
         return self.after_fen + credited_fen - debits_fen - before_fen
 
+    def has_room(self, fen: int) -> bool:
+        """Whether an unsealed debit of `fen` may lie here beside the loads and debits that do."""
+        if self.upper is None:
+            return True
+        loads_fen = most_fen(load for load in self.loads if load.credited is not False)
+        return self.spare > 0 and self.difference_fen(loads_fen) >= fen
+
     def distance(self, instant: datetime) -> timedelta:
         """From an instant to the nearer end, zero between the ends; an end without a clock has no limit."""
         start, end = _clock(self.lower), _clock(self.upper)
@@ -125,15 +132,26 @@ def _clock(end: Fact | None) -> datetime | None:
     return end.instant if end and end.code != "clock" else None
 
 
+def most_fen(loads: Iterable[Loading]) -> int:
+    """The most that loads can sum up to, of which those under one online counter are alternatives."""
+    most: dict[int, int] = defaultdict(int)
+    for load in loads:
+        most[load.counter] = max(most[load.counter], load.fen)
+    return sum(most.values())
+
+
 def place_debits(intervals: Sequence[Interval], unsealed: Iterable[Fact]) -> None:
-    """Let proven debits without a seal take up missing counters, each in the interval nearest to its instant."""
+    """Let proven debits without a seal take up missing counters, each in the nearest interval with room for it.
+
+    The loads already lie where they do while no unsealed debit is known.
+    """
 
     def order(fact: Fact) -> tuple[datetime, bytes, int]:
         return fact.instant, fact.tap.terminal_number, fact.tap.terminal_transaction
 
     for fact in sorted(unsealed, key=order):
-        free = [each for each in intervals if each.missing is None or len(each.debits) < each.missing]
-        min(free, key=lambda interval: interval.distance(fact.instant)).debits.append(fact)
+        roomy = [each for each in intervals if each.has_room(fact.tap.amount_fen)]
+        min(roomy, key=lambda interval: interval.distance(fact.instant)).debits.append(fact)
 
 
 def place_loads(intervals: Sequence[Interval], loads: Sequence[Loading]) -> Sequence[Loading]:
