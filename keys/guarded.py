@@ -1,21 +1,22 @@
 """What every object that holds or uses key bytes has in common: it can be named, and not be copied, pickled or
 printed."""
 
+from abc import ABC, abstractmethod
 from typing import NoReturn, SupportsIndex
 
 from cardcore.errors import KeyUseError
 
 
-class Guarded:
+class Guarded(ABC):
     """Shows its label wherever text is asked for; raises KeyUseError wherever a copy is. A label never holds more
     of a key than its id and 3-byte check value."""
 
     __slots__ = ()
 
     @property
+    @abstractmethod
     def label(self) -> str:
         """Which key this is, for people and logs."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.label}>"

@@ -5,7 +5,7 @@ import asyncio
 import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import timedelta, timezone, tzinfo
+from datetime import date, timedelta, timezone, tzinfo
 from uuid import uuid4
 
 from cardcore.authority import LoadGrant, LoadRequest
@@ -16,7 +16,8 @@ from keys.engine.root import RootKey, of_purpose
 from keys.engine.suites import SessionKey
 from keys.guarded import Guarded
 from keys.proof import sm3
-from keys.purposes import MAKING, KeyId, KeyPurpose
+from keys.purposes import AUTHORISING, MAKING, KeyId, KeyPurpose
+from keys.register import Register
 from keys.state import Clock, Quota, Spending, StateFile
 
 __all__ = ["LOCAL", "LoadAuthoriser", "Quota", "Quotas"]
@@ -38,13 +39,14 @@ class LoadAuthoriser(Guarded):
     """Implements `cardcore.authority.LoadAuthority`. It cannot MAC anything but the answer to a load that a card
     has opened."""
 
-    __slots__ = ("_clock", "_quotas", "_roots", "_state", "_zone")
+    __slots__ = ("_clock", "_quotas", "_register", "_roots", "_state", "_zone")
 
     def __init__(
         self, roots: Iterable[RootKey], state: StateFile, clock: Clock, quotas: Quotas, zone: tzinfo = LOCAL
     ) -> None:
         self._roots = of_purpose(roots, frozenset({KeyPurpose.LOAD}), MAKING)
         self._state = state
+        self._register = Register(state)
         self._clock = clock
         self._quotas = quotas
         self._zone = zone
@@ -58,22 +60,37 @@ class LoadAuthoriser(Guarded):
 
         The quota is spent and committed before MAC2 is made; asking again for the same load (same card, counter,
         random, amount, terminal) gets the same grant and spends nothing. Raises RefusedError('bad-mac1' |
-        'over-quota') and FormatError, with nothing spent, and KeyUseError when the spending cannot be written down. A
-        cancelled call may have spent the quota.
+        'over-quota' | 'sunset' | 'downgrade') and FormatError, with nothing spent, and KeyUseError when the spending
+        cannot be written down. A cancelled call may have spent the quota.
         """
         return await asyncio.to_thread(self._authorise, request)
 
     def _authorise(self, request: LoadRequest) -> LoadGrant:
-        session = self._proven_session(request)
         moment = self._clock.now().astimezone(self._zone)
-        date, time = encode_moment(moment)
+        self._check_policy(request, moment.date())
+        session = self._proven_session(request)
+        on, at = encode_moment(moment)
         limits = {"total": self._quotas.total, f"terminal {request.terminal}": self._quotas.terminal}
-        asked = Spending(_digest(request), uuid4().hex, date, time, request.amount_fen, _detail(request))
-        given = self._state.spend(asked, moment.date().isoformat(), limits)
+        day = moment.date().isoformat()
+        asked = Spending(_digest(request), uuid4().hex, on, at, request.amount_fen, day, _detail(request))
+        given = self._state.spend(asked, limits)
         mac2 = session.mac4(
             host_mac2_input(request.amount_fen, LOAD_TYPE, request.terminal_number, given.date, given.time)
         )
         return LoadGrant(given.load_id, given.date, given.time, mac2)
+
+    def _check_policy(self, request: LoadRequest, on: date) -> None:
+        """Nothing falls back: a suite past its sunset, or a chip or terminal of SM4 only, is refused and audited."""
+        subjects = (
+            f"card {request.identity.card.hex()}",
+            f"issuer {request.identity.issuer.hex()}",
+            f"terminal {request.terminal}",
+        )
+        try:
+            self._register.policy().may_make(request.key_suite, on, subjects)
+        except RefusedError as refusal:
+            self._state.record([("load refused", request.identity.card.hex(), f"{refusal.code}, {_detail(request)}")])
+            raise
 
     def _proven_session(self, request: LoadRequest) -> SessionKey:
         """The session key that the card used, once its MAC1 has shown that it is that card; a refusal is audited."""
@@ -89,7 +106,7 @@ class LoadAuthoriser(Guarded):
         why = (
             "is wrong"
             if root is not None
-            else "cannot be checked: there is no load key of its suite, version and purse"
+            else "cannot be checked: there is no active load key of its suite, version and purse"
         )
         raise RefusedError(
             "bad-mac1",
@@ -101,7 +118,9 @@ class LoadAuthoriser(Guarded):
             id = KeyId(request.key_suite, KeyPurpose.LOAD, str(request.purse), request.key_version)
         except FormatError:
             return None
-        return self._roots.get(id)
+        # Asked at each load, not when the handle was made: a key that is retired now answers no more now.
+        root = self._roots.get(id)
+        return root if root is not None and self._register.state_of(root) in AUTHORISING else None
 
 
 def _check_widths(request: LoadRequest) -> None:

@@ -17,7 +17,7 @@ from cardcore.record import Sector, Suite
 from keys.engine.root import RootKey, of_purpose
 from keys.engine.suites import SuiteKey
 from keys.guarded import Guarded
-from keys.purposes import MAKING, KeyId, KeyPurpose
+from keys.purposes import CITY_CARD, MAKING, KeyId, KeyPurpose
 from keys.state import StateFile
 
 Identity = CardIdentity | PsamIdentity
@@ -41,7 +41,10 @@ PSAM_KEYS = {
     0x36: KeyPurpose.MAINTENANCE,
     0x39: KeyPurpose.CONTROL,
     0x42: KeyPurpose.PURCHASE,
+    0x46: KeyPurpose.ENTRY,
 }
+# Roots that a PSAM gets as they are, because it derives every card's key itself.
+PSAM_ROOTS = frozenset({KeyPurpose.PURCHASE, KeyPurpose.ENTRY})
 # Keys 36..39 carry no version and no algorithm: they are of the chip's own suite, version 01.
 UNVERSIONED = frozenset({KeyPurpose.MAINTENANCE, KeyPurpose.PIN_UNBLOCK, KeyPurpose.PIN_RELOAD, KeyPurpose.CONTROL})
 PREFIX_BYTES = 5
@@ -118,12 +121,12 @@ class Personaliser(Guarded):
     async def _take_up(self, identity: Identity, use: str) -> None:
         """Write down that a chip is taken up before the first answer for it; afterwards only count."""
         if identity not in self._guards:
-            await asyncio.to_thread(self._state.record, [("personalise", _subject(identity), "taken up")])
+            await asyncio.to_thread(self._state.record, [("personalise", subject(identity), "taken up")])
             with self._lock:
                 self._guards.setdefault(identity, {})
                 while len(self._guards) > _CHIPS:
                     self._guards.popitem(last=False)
-        self._state.count(_subject(identity), use)
+        self._state.count(subject(identity), use)
 
     def _guard(self, identity: Identity, under: Under, application: int) -> SuiteKey:
         """The 39.00 that protects a step: the factory's, or that of the chip's DF."""
@@ -145,7 +148,7 @@ class Personaliser(Guarded):
         if purpose is None:
             if step.type == PIN and isinstance(identity, CardIdentity):
                 return b""
-            raise KeyUseError(f"no key of type {step.type:02X} is written to {_subject(identity)}; nothing was made")
+            raise KeyUseError(f"no key of type {step.type:02X} is written to {subject(identity)}; nothing was made")
         if purpose in UNVERSIONED:
             return self._derive(identity, purpose, identity.suite, step.application).reveal()
         version, algorithm = step.prefix[3], step.prefix[4]
@@ -160,13 +163,13 @@ class Personaliser(Guarded):
         self, identity: Identity, purpose: KeyPurpose, suite: Suite, application: int, sector: int = 0, version: int = 1
     ) -> SuiteKey:
         """A chip's key of a purpose: a card's by city and serial, a PSAM's own by its terminal number; transport
-        keys and the purchase roots of PSAMs as they are."""
+        keys, and the purchase and entry roots of PSAMs, as they are."""
         root = self._root(KeyId(suite, purpose, _scope(purpose, application, sector), version))
         if purpose is KeyPurpose.TRANSPORT:
             return root.undiversified()
         if isinstance(identity, CardIdentity):
             return root.card(identity.issuer, identity.card)
-        return root.undiversified() if purpose is KeyPurpose.PURCHASE else root.psam(identity.terminal_number)
+        return root.undiversified() if purpose in PSAM_ROOTS else root.psam(identity.terminal_number)
 
     def _root(self, id: KeyId) -> RootKey:
         root = self._roots.get(id)
@@ -177,9 +180,9 @@ class Personaliser(Guarded):
 
 def _scope(purpose: KeyPurpose, application: int, sector: int) -> str:
     match purpose:
-        case KeyPurpose.TRANSPORT | KeyPurpose.RECORD:
+        case KeyPurpose.TRANSPORT | KeyPurpose.RECORD | KeyPurpose.ENTRY:
             return ""
-        case KeyPurpose.PURCHASE:
+        case KeyPurpose.PURCHASE if str(application) != CITY_CARD:
             try:
                 return Sector(sector).label
             except ValueError as error:
@@ -188,7 +191,8 @@ def _scope(purpose: KeyPurpose, application: int, sector: int) -> str:
             return str(application)
 
 
-def _subject(identity: Identity) -> str:
+def subject(identity: Identity) -> str:
+    """Which chip, for the audit and for people."""
     if isinstance(identity, CardIdentity):
         return f"card {identity.card.hex()}"
     return f"PSAM {identity.terminal_number.hex()}"

@@ -21,13 +21,16 @@ class KeyPurpose(StrEnum):
     PIN_UNBLOCK = "PIN_UNBLOCK"
     PIN_RELOAD = "PIN_RELOAD"
     RECORD = "RECORD"
+    ENTRY = "ENTRY"
     TRANSPORT = "TRANSPORT"
 
 
 class KeyState(StrEnum):
-    """Life of a key version; a version moves down this list, never up, except between ACTIVE and SUSPENDED."""
+    """Life of a key version; a version moves down this list, never up, except between ACTIVE and SUSPENDED. Which
+    moves there are stands in `keys.rotation`."""
 
     PRE_ACTIVE = "pre-active"
+    ROLLING_OUT = "rolling-out"
     ACTIVE = "active"
     VERIFY_ONLY = "verify-only"
     SUSPENDED = "suspended"
@@ -35,16 +38,22 @@ class KeyState(StrEnum):
     DESTROYED = "destroyed"
 
 
-VERIFYING = frozenset({KeyState.ACTIVE, KeyState.VERIFY_ONLY})
-MAKING = frozenset({KeyState.ACTIVE})
+VERIFYING = frozenset({KeyState.ROLLING_OUT, KeyState.ACTIVE, KeyState.VERIFY_ONLY})
+# What may be written into chips: a version that is rolled out goes into them before any load relies on it.
+MAKING = frozenset({KeyState.ROLLING_OUT, KeyState.ACTIVE})
+# What may answer a load.
+AUTHORISING = frozenset({KeyState.ACTIVE})
 
 SUITE_LABELS = {Suite.TRIPLE_DES: "3des", Suite.SM4: "sm4"}
 _BY_LABEL = {label: suite for suite, label in SUITE_LABELS.items()}
 
-_PURSES = ("1", "3", "4")
-_APPLICATIONS = ("0", "1", "2", "3", "4", "5")
+# The city card of the construction ministry's scheme has roots of its own for everything, purchases too.
+CITY_CARD = "6"
+_PURSES = ("1", "3", "4", CITY_CARD)
+_APPLICATIONS = ("0", "1", "2", "3", "4", "5", CITY_CARD)
+_SECTORS = tuple(sector.label for sector in (Sector.TRANSIT, Sector.SMALLPAY, Sector.UTILITY))
 SCOPES: dict[KeyPurpose, tuple[str, ...]] = {
-    KeyPurpose.PURCHASE: tuple(sector.label for sector in (Sector.TRANSIT, Sector.SMALLPAY, Sector.UTILITY)),
+    KeyPurpose.PURCHASE: (*_SECTORS, CITY_CARD),
     KeyPurpose.LOAD: _PURSES,
     KeyPurpose.TAC: _PURSES,
     KeyPurpose.UNLOAD: _PURSES,
@@ -55,8 +64,11 @@ SCOPES: dict[KeyPurpose, tuple[str, ...]] = {
     KeyPurpose.PIN_UNBLOCK: _APPLICATIONS,
     KeyPurpose.PIN_RELOAD: _APPLICATIONS,
     KeyPurpose.RECORD: ("",),
+    KeyPurpose.ENTRY: ("",),
     KeyPurpose.TRANSPORT: ("",),
 }
+# Seals and entry MACs are SM4 whatever the suite of the card.
+SM4_ONLY = frozenset({KeyPurpose.RECORD, KeyPurpose.ENTRY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +84,8 @@ class KeyId:
     def __post_init__(self) -> None:
         if self.scope not in SCOPES[self.purpose]:
             raise FormatError(f"a {self.purpose} key has one of the scopes {SCOPES[self.purpose]}, not {self.scope!r}")
-        if self.purpose is KeyPurpose.RECORD and self.suite is not Suite.SM4:
-            raise FormatError("seals are SM4 whatever the suite of the card: there is no other RECORD key")
+        if self.purpose in SM4_ONLY and self.suite is not Suite.SM4:
+            raise FormatError(f"{self.purpose} keys are SM4 whatever the suite of the card: there is no other")
         if not 1 <= self.version <= 255:
             raise FormatError(f"a key version is 1..255, not {self.version}")
 
@@ -104,6 +116,6 @@ def required_roots() -> list[str]:
         KeyId(suite, purpose, scope).name
         for purpose, scopes in SCOPES.items()
         if purpose is not KeyPurpose.TRANSPORT
-        for suite in ((Suite.SM4,) if purpose is KeyPurpose.RECORD else SUITE_LABELS)
+        for suite in ((Suite.SM4,) if purpose in SM4_ONLY else SUITE_LABELS)
         for scope in scopes
     )

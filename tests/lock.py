@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCKS = {"requirements.txt": [], "requirements-test.txt": ["test"], "requirements-pcsc.txt": ["pcsc"]}
+LOCKS = {"requirements.txt": [], "requirements-test.txt": ["test", "pkcs11"], "requirements-pcsc.txt": ["pcsc"]}
 
 
 def main() -> int:

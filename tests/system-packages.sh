@@ -4,6 +4,8 @@ set -euo pipefail
 wanted=(
     pcscd vsmartcard-vpcd       # the PC/SC daemon and its virtual readers
     gcc libpcsclite-dev         # pyscard has no Linux wheel and is built
+    softhsm2                    # a token for the PKCS#11 key store
+    opensc pcsc-tools           # strangers' programs that look at our card
 )
 python="${PYTHON:-python3}"
 "$python" -c 'import sysconfig, pathlib; raise SystemExit(not (pathlib.Path(sysconfig.get_path("include")) / "Python.h").exists())' \

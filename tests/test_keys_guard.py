@@ -23,6 +23,8 @@ from keys.engine.suites import suite_of
 from keys.guarded import Guarded
 from keys.purposes import KeyId, KeyPurpose
 from keys.store import EmbeddedStore, open_store
+from keys.unloads import UnloadAuthoriser
+from keys.upkeep import CardUpkeep, EntryGuard
 from keys.verifiers import ActVerifier, SealVerifier, TacVerifier
 from tests.test_keys_loads import COMPONENTS, QUOTAS, Noon, root
 
@@ -37,6 +39,9 @@ ACTS = {
     "ActVerifier": {"verify"},
     "LoadAuthoriser": {"authorise_load"},
     "Personaliser": {"authenticate", "write_key", "secure", "set_overdraft"},
+    "UnloadAuthoriser": {"authorise_unload", "confirm_unload"},
+    "CardUpkeep": {"protect", "reveal", "block", "reload_pin", "unblock_pin", "confirm_overdraft"},
+    "EntryGuard": {"guard", "holds"},
 }
 # Every place where bytes cross a public callable, and what they are; a new one has to be thought about here.
 BYTES = {
@@ -49,6 +54,14 @@ BYTES = {
     "personaliser.Personaliser.secure": {"challenge", "command", "return"},
     "personaliser.Personaliser.set_overdraft": {"return"},
     "personaliser.Personaliser.write_key": {"challenge", "return"},
+    # The card's answer to an unload in; protected commands, MACs and what a card answered under protection out.
+    "unloads.UnloadAuthoriser.confirm_unload": {"mac3"},
+    "upkeep.CardUpkeep.block": {"return"},
+    "upkeep.CardUpkeep.protect": {"return"},
+    "upkeep.CardUpkeep.reload_pin": {"return"},
+    "upkeep.CardUpkeep.reveal": {"return"},
+    "upkeep.CardUpkeep.unblock_pin": {"return"},
+    "upkeep.EntryGuard.guard": {"return"},
     # Records, digests, verdicts.
     "columns.from_bytes": {"raw"},
     "columns.number": {"columns"},
@@ -71,6 +84,27 @@ BYTES = {
     "state.StateFile.facts": {"return"},
     "state.StateFile.found": {"facts"},
     "state.StateFile.keep": {"blocks"},
+    # The same handles as a store gives them out; a batch's cryptograms on their way into its digest.
+    "governed.ActVerifier.verify": {"return"},
+    "governed.Book.tell": {"cryptograms"},
+    "governed.Personaliser.authenticate": {"challenge", "return"},
+    "governed.Personaliser.secure": {"challenge", "command", "return"},
+    "governed.Personaliser.set_overdraft": {"return"},
+    "governed.Personaliser.write_key": {"challenge", "return"},
+    "governed.TacVerifier.verify": {"return"},
+    # Public keys, messages and signatures.
+    "sm2.PublicKey.__init__": {"point"},
+    "sm2.PublicKey.verify": {"message", "signature", "id"},
+    "sm2.Signer.sign": {"message", "id", "return"},
+    # Rows for the file: sealed blocks, and texts.
+    "register.custodian_row": {"return"},
+    "register.demand_row": {"return"},
+    "register.life_row": {"return"},
+    "register.psam_row": {"return"},
+    "register.sunset_row": {"return"},
+    "state.StateFile.change": {"statements"},
+    "state.StateFile.rows": {"return"},
+    "store.EmbeddedStore.rows_of": {"return"},
     "store.KeyFacts.__init__": {"kcv"},
 }
 
@@ -85,7 +119,8 @@ def store(tmp_path: Path) -> Iterator[EmbeddedStore]:
 def handles(store: EmbeddedStore) -> list[Guarded]:
     return [
         store.tac_verifier(), store.seal_verifier(), store.act_verifier(), store.personaliser(),
-        store.load_authoriser(Noon(), QUOTAS),
+        store.load_authoriser(Noon(), QUOTAS), UnloadAuthoriser(store._in_use(), store.book, Noon(), QUOTAS),
+        CardUpkeep(store._in_use(), store.book), EntryGuard(store._in_use(), store.book),
     ]  # fmt: skip
 
 
@@ -172,9 +207,10 @@ def test_a_handle_of_another_purpose_cannot_be_made(verifier: type[TacVerifier])
 
 
 def test_handles_hold_keys_of_their_purpose_only(store: EmbeddedStore) -> None:
-    purposes = {TacVerifier: KeyPurpose.TAC, SealVerifier: KeyPurpose.RECORD, ActVerifier: KeyPurpose.ACT}
+    purposes = {KeyPurpose.TAC: TacVerifier, KeyPurpose.RECORD: SealVerifier, KeyPurpose.ACT: ActVerifier}
     for handle in (store.tac_verifier(), store.seal_verifier(), store.act_verifier()):
-        assert {held.id.purpose for held in handle._roots.values()} == {purposes[type(handle)]}
+        (purpose,) = {held.id.purpose for held in handle._roots.values()}
+        assert isinstance(handle, purposes[purpose])
     assert {held.id.purpose for held in store.load_authoriser(Noon(), QUOTAS)._roots.values()} == {KeyPurpose.LOAD}
 
 

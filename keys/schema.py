@@ -1,0 +1,32 @@
+"""The tables of a key store's file. `FORM` is their number: a file of another form is not opened."""
+
+FORM = 2
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS store (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS block (
+    name TEXT NOT NULL, version INTEGER NOT NULL, sealed BLOB NOT NULL, PRIMARY KEY (name, version)) STRICT;
+CREATE TABLE IF NOT EXISTS life (
+    name TEXT NOT NULL, version INTEGER NOT NULL, state TEXT NOT NULL, since TEXT NOT NULL, kcv TEXT NOT NULL,
+    test INTEGER NOT NULL, PRIMARY KEY (name, version)) STRICT;
+CREATE TABLE IF NOT EXISTS rule (
+    kind TEXT NOT NULL, subject TEXT NOT NULL, detail TEXT NOT NULL, PRIMARY KEY (kind, subject)) STRICT;
+CREATE TABLE IF NOT EXISTS custodian (
+    name TEXT PRIMARY KEY, shown TEXT NOT NULL, salt TEXT NOT NULL, verifier TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS approval (nonce TEXT PRIMARY KEY, at TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS audit (
+    id INTEGER PRIMARY KEY, at TEXT NOT NULL, act TEXT NOT NULL, subject TEXT NOT NULL, detail TEXT NOT NULL,
+    seal TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS quota (
+    date TEXT NOT NULL, scope TEXT NOT NULL, loads INTEGER NOT NULL, fen INTEGER NOT NULL,
+    max_loads INTEGER NOT NULL, max_fen INTEGER NOT NULL, PRIMARY KEY (date, scope)) STRICT;
+CREATE TABLE IF NOT EXISTS load (
+    request BLOB PRIMARY KEY, load_id TEXT NOT NULL UNIQUE, date BLOB NOT NULL, time BLOB NOT NULL,
+    mark TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS head (
+    one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL, seal TEXT NOT NULL, tally TEXT NOT NULL,
+    register TEXT NOT NULL, mark TEXT NOT NULL) STRICT;
+CREATE TRIGGER IF NOT EXISTS audit_is_never_changed BEFORE UPDATE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS audit_is_never_shortened BEFORE DELETE ON audit
+    BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
+"""

@@ -1,0 +1,207 @@
+"""`onecard keys` as a custodian meets it: prompts, errors, and nothing left of an interruption at any of them."""
+
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cardcore.errors import FormatError, OnecardError, RefusedError, SetupError
+from keys import cli
+from keys.prompts import Prompts
+from keys.store import FILE_NAME, open_store
+from tests.custody_side import PASSPHRASES
+
+ONE, OTHER = secrets.token_hex(16), secrets.token_hex(16)
+CEREMONY = ["Chen Yi", ONE, "Sun Li", OTHER, "Li Na", PASSPHRASES["Li Na"], "Wang Wei", PASSPHRASES["Wang Wei"]]
+FOUNDING = ["Li Na", "Wang Wei", *[PASSPHRASES["Li Na"]] * 2, *[PASSPHRASES["Wang Wei"]] * 2]
+APPROVING = CEREMONY[4:]
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def set_(*texts: str | BaseException) -> None:
+        left = list(texts)
+
+        def answer(question: str) -> str:
+            given = left.pop(0)
+            if isinstance(given, BaseException):
+                raise given
+            return given
+
+        def shown(question: str) -> str:
+            given = answer(question)
+            assert given not in (ONE, OTHER, *PASSPHRASES.values()), f"{question} shows a secret as it is typed"
+            return given
+
+        monkeypatch.setattr(cli, "prompts", Prompts(shown, answer))
+
+    return set_
+
+
+def run(*words: object) -> None:
+    cli.app([str(word) for word in words], result_action="return_value", exit_on_error=False)
+
+
+@pytest.fixture
+def store(tmp_path: Path, answers: Callable[..., None]) -> Iterator[Path]:
+    answers(*FOUNDING)
+    run("found", tmp_path / "keys")
+    yield tmp_path / "keys"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_key_from_founding_to_destruction(
+    store: Path, answers: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers(*CEREMONY)
+    run("ceremony", store, "sm4/TAC/1", "--parts", 2)
+    for step in ("roll-out", "promote", "suspend", "retire", "destroy"):
+        answers(*APPROVING)
+        if step == "retire":
+            with pytest.raises(OnecardError, match="only active version"):
+                run(step, store, "sm4/TAC/1", "--version", 1)
+            step = "compromise"
+        run(step, store, "sm4/TAC/1", "--version", 1)
+    shown = capsys.readouterr().out
+    assert "is destroyed since" in shown
+    run("status", store)
+    shown += capsys.readouterr().out
+    for word in (
+        "destroyed",
+        "TEST store",
+        "anchor",
+        "Li Na, Wang Wei",
+        "not fit for production",
+        "whole quota is left",
+    ):
+        assert word in shown, word
+    for secret in (ONE, OTHER, *PASSPHRASES.values()):
+        assert secret not in shown
+    (transcript,) = store.parent.glob("keys-transcripts/*.txt")
+    run("check-transcript", transcript)
+    assert "every line holds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("at", range(len(CEREMONY)))
+@pytest.mark.parametrize("how", [KeyboardInterrupt, EOFError])
+def test_an_interruption_at_any_prompt_leaves_nothing(
+    at: int, how: type[BaseException], store: Path, answers: Callable[..., None]
+) -> None:
+    before = contents(store.parent)
+    answers(*CEREMONY[:at], how())
+    with pytest.raises(RefusedError, match="nothing was done"):
+        run("ceremony", store, "sm4/TAC/1", "--parts", 2)
+    after = contents(store.parent)
+    assert set(after) - {f"{FILE_NAME}-wal", f"{FILE_NAME}-shm"} == set(before)
+    assert not [name for name, octets in after.items() if ONE.encode() in octets or bytes.fromhex(ONE) in octets]
+    with open_store(store) as opened:
+        assert opened.inventory() == []
+        assert [row[2] for row in opened.audit()] == ["enrol", "enrol"]
+
+
+@pytest.mark.parametrize("at", range(len(FOUNDING)))
+def test_an_interrupted_founding_leaves_no_store(at: int, tmp_path: Path, answers: Callable[..., None]) -> None:
+    answers(*FOUNDING[:at], KeyboardInterrupt())
+    with pytest.raises(RefusedError):
+        run("found", tmp_path / "keys")
+    assert not contents(tmp_path)
+
+
+def test_foundings_that_are_refused_leave_no_store(tmp_path: Path, answers: Callable[..., None]) -> None:
+    for texts, why in (
+        (["Li Na", "li na", *FOUNDING[2:]], "one person"),
+        ([*FOUNDING[:3], "another", *FOUNDING[4:]], "differ"),
+        (["Li Na", "Wang Wei", "short", "short", "short", "short"], "12 characters"),
+    ):
+        answers(*texts)
+        with pytest.raises(OnecardError, match=why):
+            run("found", tmp_path / "keys")
+        assert not contents(tmp_path)
+
+
+def test_a_store_under_a_passphrase_asks_for_it(
+    tmp_path: Path, answers: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers(*FOUNDING, "words of the store", "words of the store")
+    run("found", tmp_path / "keys", "--production", "--passphrase")
+    answers("words of the store")
+    run("status", tmp_path / "keys")
+    assert "production store" in capsys.readouterr().out
+    answers("others")
+    with pytest.raises(OnecardError, match="passphrase"):
+        run("status", tmp_path / "keys")
+
+
+def test_three_wrong_components_end_a_ceremony(store: Path, answers: Callable[..., None]) -> None:
+    answers("Chen Yi", "zz", "yy", "xx")
+    with pytest.raises(FormatError, match="type it again"):
+        run("ceremony", store, "sm4/TAC/1", "--parts", 2)
+    answers("Chen Yi", "zz", *CEREMONY[1:])
+    run("ceremony", store, "sm4/TAC/1", "--parts", 2)
+
+
+def test_imported_keys_have_to_match_their_form(store: Path, answers: Callable[..., None]) -> None:
+    answers(*CEREMONY)
+    with pytest.raises(FormatError, match="a component is wrong"):
+        run("import-components", store, "sm4/TAC/1", "--parts", 2, "--kcv", "sm4/TAC/1=000000")
+    with open_store(store) as opened:
+        assert opened.inventory() == []
+    from gmssl.sm4 import SM4_ENCRYPT, CryptSM4
+
+    cipher = CryptSM4()
+    cipher.set_key((int(ONE, 16) ^ int(OTHER, 16)).to_bytes(16, "big"), SM4_ENCRYPT)
+    expected = cipher.crypt_ecb(bytes(16))[:3].hex().upper()
+    answers(*CEREMONY)
+    run("import-components", store, "sm4/TAC/1", "--parts", 2, "--kcv", f"sm4/TAC/1={expected}")
+    with open_store(store) as opened:
+        assert [fact.kcv.hex().upper() for fact in opened.inventory()] == [expected]
+
+
+def test_dates_and_demands_show_in_the_status(
+    store: Path, answers: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers(*APPROVING)
+    run("sunset", store, "3des", "--making-until", "2027-06-30", "--verifying-until", "2029-06-30")
+    answers(*APPROVING)
+    run("sm4-only", store, "terminal 900001", "--since", "2027-01-01")
+    answers(*APPROVING)
+    run("issue-psams", store, "0000000dbba1")
+    run("status", store)
+    shown = capsys.readouterr().out
+    assert "loads until 2027-06-30, verified until 2029-06-30" in shown
+    assert "SM4 only: terminal 900001 since 2027-01-01" in shown
+    with pytest.raises(FormatError, match="no suite"):
+        run("sunset", store, "aes", "--making-until", "2027-06-30", "--verifying-until", "2029-06-30")
+
+
+def test_a_restored_backup(store: Path, answers: Callable[..., None]) -> None:
+    backup = (store / FILE_NAME).read_bytes()
+    answers(*CEREMONY)
+    run("ceremony", store, "sm4/TAC/1", "--parts", 2)
+    (store / FILE_NAME).write_bytes(backup)
+    with pytest.raises(OnecardError, match="accept-restored"):
+        run("list", store)
+    answers(*APPROVING)
+    run("accept-restored", store)
+    run("list", store)
+
+
+def test_what_is_not_there_is_said(tmp_path: Path, answers: Callable[..., None]) -> None:
+    with pytest.raises(SetupError, match="no key store"):
+        run("status", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_without_a_terminal_nothing_is_done(store: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from onecard.cli import main; main()", "keys", "ceremony", str(store), "sm4/TAC/1"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode and "nothing was done" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
