@@ -1,16 +1,26 @@
-"""The reader side's `CardAuthority`, made of two handles: for use in one process (a far counter asks the clearing
-desk instead)."""
+"""The reader side's `CardAuthority`, made of the handles of a store: for use in one process (a far counter asks the
+clearing desk instead)."""
 
 from cardcore.authority import (
+    BlockRequest,
     CardIdentity,
     KeyStep,
     LoadAuthority,
     LoadGrant,
     LoadRequest,
+    OverdraftProof,
     OverdraftRequest,
     PersonalisationAuthority,
+    PinReloadRequest,
+    PinUnblockRequest,
+    ProtectedAnswer,
+    ProtectRequest,
     PsamIdentity,
     Under,
+    UnloadAuthority,
+    UnloadGrant,
+    UnloadRequest,
+    UpkeepAuthority,
 )
 
 
@@ -18,9 +28,17 @@ class Authority:
     """Implements `cardcore.authority.CardAuthority`. The clearing desk puts its own load authority, which also
     writes the load into the books, in the place of the bare authoriser."""
 
-    def __init__(self, personaliser: PersonalisationAuthority, loads: LoadAuthority) -> None:
+    def __init__(
+        self,
+        personaliser: PersonalisationAuthority,
+        loads: LoadAuthority,
+        unloads: UnloadAuthority,
+        upkeep: UpkeepAuthority,
+    ) -> None:
         self._personaliser = personaliser
         self._loads = loads
+        self._unloads = unloads
+        self._upkeep = upkeep
 
     async def authenticate(
         self, identity: CardIdentity | PsamIdentity, application: int, under: Under, challenge: bytes
@@ -40,3 +58,27 @@ class Authority:
 
     async def authorise_load(self, request: LoadRequest) -> LoadGrant:
         return await self._loads.authorise_load(request)
+
+    async def authorise_unload(self, request: UnloadRequest) -> UnloadGrant:
+        return await self._unloads.authorise_unload(request)
+
+    async def confirm_unload(self, request: UnloadRequest, grant: UnloadGrant, mac3: bytes) -> None:
+        await self._unloads.confirm_unload(request, grant, mac3)
+
+    async def protect(self, request: ProtectRequest) -> bytes:
+        return await self._upkeep.protect(request)
+
+    async def reveal(self, answer: ProtectedAnswer) -> bytes:
+        return await self._upkeep.reveal(answer)
+
+    async def block(self, request: BlockRequest) -> bytes:
+        return await self._upkeep.block(request)
+
+    async def reload_pin(self, request: PinReloadRequest) -> bytes:
+        return await self._upkeep.reload_pin(request)
+
+    async def unblock_pin(self, request: PinUnblockRequest) -> bytes:
+        return await self._upkeep.unblock_pin(request)
+
+    async def confirm_overdraft(self, proof: OverdraftProof) -> None:
+        await self._upkeep.confirm_overdraft(proof)

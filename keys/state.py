@@ -60,6 +60,7 @@ class Spending:
     fen: int
     quota_date: str
     detail: str
+    act: str = "load"
 
 
 class StateFile:
@@ -238,13 +239,13 @@ class StateFile:
         if known is not None:
             load_id, on, at, mark = known
             self._check_load(spending.request, load_id, on, at, mark)
-            head = self._audit(head, "load repeated", load_id, spending.detail)
+            head = self._audit(head, f"{spending.act} repeated", load_id, spending.detail)
             return head, replace(spending, load_id=load_id, date=on, time=at)
         for scope, quota in limits.items():
-            head = self._take(head, spending.quota_date, scope, quota, spending.fen)
+            head = self._take(head, spending, scope, quota)
         load = (spending.request, spending.load_id, spending.date, spending.time)
         self._db.execute("INSERT INTO load VALUES (?, ?, ?, ?, ?)", (*load, self._load_mark(*load)))
-        return self._audit(head, "load", spending.load_id, spending.detail), spending
+        return self._audit(head, spending.act, spending.load_id, spending.detail), spending
 
     def spent(self, date: str, scope: str) -> Quota:
         """What was given out on a date under a scope."""
@@ -272,14 +273,15 @@ class StateFile:
         with self._lock, told(self.path):
             return list(self._db.execute(text, cells))
 
-    def _take(self, head: Head, date: str, scope: str, quota: Quota, fen: int) -> Head:
+    def _take(self, head: Head, spending: Spending, scope: str, quota: Quota) -> Head:
+        date, fen = spending.quota_date, spending.fen
         row = self._db.execute("SELECT * FROM quota WHERE date = ? AND scope = ?", (date, scope)).fetchone()
         spent = Quota(*row[2:4]) if row else Quota(0, 0)
         if spent.loads + 1 > quota.loads or spent.fen + fen > quota.fen:
             raise RefusedError(
                 "over-quota",
-                f"the load quota of {scope} for {date} does not suffice: {spent.loads} of {quota.loads} loads and "
-                f"{spent.fen} of {quota.fen} fen are spent; nothing was loaded, ask the custodian for a higher quota",
+                f"the {spending.act} quota of {scope} for {date} does not suffice: {spent.loads} of {quota.loads} and "
+                f"{spent.fen} of {quota.fen} fen are spent; nothing was done, ask the custodian for a higher quota",
             )
         now = (date, scope, spent.loads + 1, spent.fen + fen, quota.loads, quota.fen)
         self._db.execute("INSERT OR REPLACE INTO quota VALUES (?, ?, ?, ?, ?, ?)", now)

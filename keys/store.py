@@ -26,6 +26,8 @@ from keys.purposes import KeyId, KeyState
 from keys.register import life_row
 from keys.rotation import Life
 from keys.state import Clock, StateFile, Statement
+from keys.unloads import UnloadAuthoriser
+from keys.upkeep import CardUpkeep, EntryGuard
 
 FILE_NAME = "keys.sqlite"
 
@@ -60,6 +62,9 @@ class KeyStore(Protocol):
     def act_verifier(self) -> ActVerifier: ...
     def load_authoriser(self, clock: Clock, quotas: Quotas, zone: tzinfo = LOCAL) -> LoadAuthoriser: ...
     def personaliser(self) -> Personaliser: ...
+    def unload_authoriser(self, clock: Clock, quotas: Quotas, zone: tzinfo = LOCAL) -> UnloadAuthoriser: ...
+    def upkeep(self) -> CardUpkeep: ...
+    def entry_guard(self) -> EntryGuard: ...
 
 
 class MachineClock:
@@ -165,6 +170,18 @@ class EmbeddedStore:
     def load_authoriser(self, clock: Clock, quotas: Quotas, zone: tzinfo = LOCAL) -> LoadAuthoriser:
         """Answers loads within daily quotas; `clock` tells aware UTC, `zone` is the local time that cards are told."""
         return LoadAuthoriser(self._in_use(), self._state, clock, quotas, zone)
+
+    def unload_authoriser(self, clock: Clock, quotas: Quotas, zone: tzinfo = LOCAL) -> UnloadAuthoriser:
+        """Answers unloads within daily quotas of their own; `clock` and `zone` as for loads."""
+        return UnloadAuthoriser(self._in_use(), self.book, clock, quotas, zone)
+
+    def upkeep(self) -> CardUpkeep:
+        """Keeps issued chips in order; of a production store only those PSAMs that two custodians have opened."""
+        return CardUpkeep(self._in_use(), self.book, frozenset() if self.production else None)
+
+    def entry_guard(self) -> EntryGuard:
+        """Makes and checks the MACs of metro gates."""
+        return EntryGuard(self._in_use(), self.book)
 
     def personaliser(self) -> Personaliser:
         """Makes key steps and secured commands; of a production store for cards, and for those PSAMs whose issuing

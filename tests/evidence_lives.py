@@ -137,7 +137,8 @@ class Life:
         if step.fate == "failed":
             return
         if step.fate == "kept":
-            self.facts.append(loaded(self.online, self.value_fen, fen, self.now))
+            at = self.now + timedelta(seconds=step.skew_s)
+            self.facts.append(loaded(self.online, self.value_fen, fen, at))
         self.online += 1
         self.value_fen += fen
 

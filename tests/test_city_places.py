@@ -51,18 +51,13 @@ class Span:
         return self.forked or any(self._walks(loads, c) for c in itertools.product(*(credits[t] for t in loads)))
 
     def _walks(self, loads: Sequence[Tap], credited: Sequence[bool]) -> bool:
-        exact, value, total = self.end == self.first, self.after, self.after - sum(self.unsealed)
+        exact, value = self.end == self.first, self.after
         for load, happened in zip(loads, credited, strict=True):
             found = load.balance_before_fen
             if found > value or (exact and found != value):
                 return False
             value = found + load.amount_fen * happened
-            total += load.amount_fen * happened
-        if self.end is None or self.before is None:
-            return True
-        missing = self.end - self.first - len(self.unsealed)
-        left = total - self.before
-        return self.before <= value and (not exact or self.before == value) and (left >= 0 if missing else left == 0)
+        return self.before is None or (self.before == value if exact else self.before <= value)
 
 
 def spans(known: Iterable[Sent], forked: set[int]) -> list[Span]:
@@ -104,18 +99,12 @@ def decided(places: Sequence[Span], loads: Sequence[Tap], doubts: Iterable[Tap])
     return found
 
 
-def take_up(
-    places: Sequence[Span], unsealed: Iterable[Sent], loads: Sequence[Tap], doubts: Sequence[Tap]
-) -> dict[int, int]:
-    """Counter → span of the unsealed debits, in their order, each in the nearest span that takes it while the loads lie
-    where they do without any."""
-    credits = decided(places, loads, doubts)
-    loaded: Counter[int] = Counter()
-    for load, nth in zip(loads, placed(places, loads, credits)[2], strict=True):
-        loaded[nth] += load.amount_fen * (True in credits[load])
+def take_up(places: Sequence[Span], unsealed: Iterable[Sent], loaded: Mapping[int, int]) -> dict[int, int]:
+    """Counter → span of the unsealed debits, in their order, each in the nearest span that takes it beside the `loaded`
+    fen of the certain loads in each."""
     found = {}
     for sent in sorted(unsealed, key=lambda s: (s.at, s.witness.psam, s.tap.terminal_transaction)):
-        room = [n for n, s in enumerate(places) if s.takes(sent.tap.amount_fen, loaded[n])]
+        room = [n for n, s in enumerate(places) if s.takes(sent.tap.amount_fen, loaded.get(n, 0))]
         nth = min(room, key=lambda n: (places[n].away(sent.at), n))
         places[nth].unsealed.append(sent.tap.amount_fen)
         found[sent.tap.counter] = nth
@@ -153,11 +142,14 @@ def _compare(planned: Plan, day: date, cases: Mapping[str, Mapping[str, Any]], s
         doubts = [t for t in doubts if business_date(t.at) <= day]
         loads = sorted([*loads, *doubts], key=lambda t: (t.counter, t.at))
         open_doubts = [t for t in doubts if t.counter == loads[-1].counter]
-        for counter, nth in take_up(places, unsealed, loads, open_doubts).items():
-            assert nth == _span_of(places, counter), (serial, purse, counter, day)
         credits = decided(places, loads, open_doubts)
         where = placed(places, loads, credits)[2]
         assert list(where) == [_span_of(places, t.next_offline) for t in loads], (serial, purse, day)
+        loaded: Counter[int] = Counter()
+        for load, nth in zip(loads, where, strict=True):
+            loaded[nth] += load.amount_fen * (False not in credits[load])
+        for counter, nth in take_up(places, unsealed, loaded).items():
+            assert nth == _span_of(places, counter), (serial, purse, counter, day)
         for doubt in doubts:
             case = cases[f"{serial}/{purse}/{doubt.counter}"]
             said = None if len(credits[doubt]) > 1 else "committed" if credits[doubt][0] else "reversed"

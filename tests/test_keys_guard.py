@@ -47,8 +47,14 @@ ACTS = {
 BYTES = {
     # A card's challenge in; a cryptogram, an enciphered command or a secured command out.
     "authority.Authority.authenticate": {"challenge", "return"},
+    "authority.Authority.block": {"return"},
+    "authority.Authority.confirm_unload": {"mac3"},
+    "authority.Authority.protect": {"return"},
+    "authority.Authority.reload_pin": {"return"},
+    "authority.Authority.reveal": {"return"},
     "authority.Authority.secure": {"challenge", "command", "return"},
     "authority.Authority.set_overdraft": {"return"},
+    "authority.Authority.unblock_pin": {"return"},
     "authority.Authority.write_key": {"challenge", "return"},
     "personaliser.Personaliser.authenticate": {"challenge", "return"},
     "personaliser.Personaliser.secure": {"challenge", "command", "return"},

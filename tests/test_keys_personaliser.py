@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, modes
 from cryptography.hazmat.primitives.ciphers.algorithms import SM4
 
 from cardcore import cryptogram
-from cardcore.authority import CardIdentity, KeyStep, OverdraftRequest, PsamIdentity, Under
+from cardcore.authority import CardAuthority, CardIdentity, KeyStep, OverdraftRequest, PsamIdentity, Under
 from cardcore.errors import FormatError, KeyUseError, RefusedError
 from cardcore.record import Suite
 from keys.authority import Authority
@@ -236,6 +236,11 @@ async def test_no_answer_without_a_written_audit(store: EmbeddedStore) -> None:
 
 
 async def test_the_authority_is_both_handles(store: EmbeddedStore) -> None:
-    authority = Authority(store.personaliser(), store.load_authoriser(Noon(), QUOTAS))
+    authority: CardAuthority = Authority(
+        store.personaliser(),
+        store.load_authoriser(Noon(), QUOTAS),
+        store.unload_authoriser(Noon(), QUOTAS),
+        store.upkeep(),
+    )
     assert len(await authority.authenticate(card(Suite.SM4), 0, Under.TRANSPORT, CHALLENGE)) == 16
     assert len((await authority.authorise_load(asked())).mac2) == 4

@@ -58,8 +58,7 @@ class Interval:
             if not _agree(load.balance_before_fen, value, exact):
                 return False
             value = load.balance_before_fen + (load.amount_fen if load in self.loads or load in credited else 0)
-        difference = self.difference(credited)
-        return _agree(self.before, value, exact) and (difference >= 0 if self.missing else difference == 0)
+        return _agree(self.before, value, exact)
 
 
 def _agree(found: int, value: int, exact: bool) -> bool:

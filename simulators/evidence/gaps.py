@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from simulators.evidence.intake import Authorised, Fact, Intake
-from simulators.evidence.placement import Interval, Loading, most_fen, place_debits, place_loads
+from simulators.evidence.placement import Interval, Loading, place_debits, place_loads
 from simulators.evidence.taprecord import Kind
 
 Purse = tuple[bytes, int, int]
@@ -128,14 +128,22 @@ def _judge(purse: Purse, interval: Interval) -> Finding | None:
         return None
     doubtful = [load for load in interval.loads if load.credited is None]
     if doubtful and interval.holds(interval.loads):
-        return Finding(purse, interval.first, upper, "gap-or-load", most_fen(doubtful)) if interval.spare else None
-    left_fen = interval.difference_fen(sum(load.fen for load in interval.loads if load.credited))
+        return Finding(purse, interval.first, upper, "gap-or-load", _most_fen(doubtful)) if interval.spare else None
+    left_fen = interval.difference_fen
     if interval.spare and left_fen >= 0:
         return Finding(purse, interval.first, upper, "card-gap", left_fen)
     if left_fen == 0:
         return None
     kind = "unexplained-credit" if left_fen < 0 else "unexplained-debit"
     return Finding(purse, interval.first, upper, kind, abs(left_fen))
+
+
+def _most_fen(doubtful: Iterable[Loading]) -> int:
+    """The most that loads in doubt can sum up to; those under one online counter are alternatives."""
+    most: dict[int, int] = defaultdict(int)
+    for load in doubtful:
+        most[load.counter] = max(most[load.counter], load.fen)
+    return sum(most.values())
 
 
 def _settled(loads: Iterable[Loading]) -> Iterator[Settled]:
@@ -157,9 +165,8 @@ def read_counters(intake: Intake, known: Mapping[Purse, Counters]) -> Reading:
         first = intervals[0].upper
         overdraft_fen = first.claims.overdraft_fen if first else 0
         loads = _loadings(money[purse], overdraft_fen) if purse in money else []
-        if (card, application, 0) in money:
-            place_loads(intervals, loads)
-            place_debits(intervals, money[card, application, 0].unsealed)
         reading.settled += _settled(place_loads(intervals, loads))
+        if (card, application, 0) in money:
+            place_debits(intervals, money[card, application, 0].unsealed)
         reading.findings += filter(None, (_judge(purse, interval) for interval in intervals))
     return reading

@@ -1,16 +1,16 @@
 """Where the loads and the unsealed debits of a purse lie among its known counters (docs/ledger.md, "Gaps").
 
 A load proves its online counter and the value that it found, so it has a place; clocks choose only among the places
-that what it proves leaves open.
+that what it proves leaves open. An unsealed debit proves neither, so it never moves a load: it lies where value is
+missing.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from itertools import groupby
+from itertools import groupby, product
 from operator import attrgetter
-from typing import NamedTuple
 
 from simulators.evidence.intake import Authorised, Fact
 
@@ -32,13 +32,6 @@ class Loading:
     credited: bool | None = True
     authorised: Authorised | None = None
     forgotten: tuple[Authorised, ...] = ()
-
-
-class Walked(NamedTuple):
-    """How far a walk came: the value after some loads, and the sum of those of them that were credited."""
-
-    value_fen: int
-    credited_fen: int
 
 
 @dataclass(slots=True)
@@ -70,18 +63,17 @@ class Interval:
     def after_fen(self) -> int:
         return self.lower.claims.after_fen if self.lower else 0
 
-    def difference_fen(self, credited_fen: int) -> int:
-        """D with loads of `credited_fen`; of no meaning in the open interval."""
+    @property
+    def difference_fen(self) -> int:
+        """D, by the loads that were credited for certain; of no meaning in the open interval."""
+        loads_fen = sum(load.fen for load in self.loads if load.credited)
         debits_fen = sum(fact.tap.amount_fen for fact in self.debits)
         before_fen = self.upper.claims.balance_before_fen if self.upper else 0
-        return self.after_fen + credited_fen - debits_fen - before_fen
+        return self.after_fen + loads_fen - debits_fen - before_fen
 
     def has_room(self, fen: int) -> bool:
         """Whether an unsealed debit of `fen` may lie here beside the loads and debits that do."""
-        if self.upper is None:
-            return True
-        loads_fen = most_fen(load for load in self.loads if load.credited is not False)
-        return self.spare > 0 and self.difference_fen(loads_fen) >= fen
+        return self.upper is None or (self.spare > 0 and self.difference_fen >= fen)
 
     def distance(self, instant: datetime) -> timedelta:
         """From an instant to the nearer end, zero between the ends; an end without a clock has no limit."""
@@ -90,74 +82,46 @@ class Interval:
             start, end = end, start
         return max(start - instant if start else _HERE, instant - end if end else _HERE, _HERE)
 
-    def walks(self, loads: Sequence[Loading]) -> set[Walked]:
-        """All ways through `loads` that what each of them found allows."""
-        walks = {Walked(self.after_fen, 0)}
+    def walks(self, loads: Sequence[Loading]) -> set[int]:
+        """The values after `loads`, in fen, by all ways through them that what each of them found allows."""
+        values = {self.after_fen}
         for _, tries in groupby(loads, attrgetter("counter")):
-            walks = set(self._past(walks, list(tries)))
-        return walks
+            values = set(self._past(values, list(tries)))
+        return values
 
-    def _past(self, walks: Iterable[Walked], tries: list[Loading]) -> Iterator[Walked]:
+    def _past(self, values: Iterable[int], tries: list[Loading]) -> Iterator[int]:
         """Through the tries of one load that lie here, of which at most one was credited."""
         certain: list[Loading | None] = [each for each in tries if each.credited]
         options = certain or [None, *(each for each in tries if each.credited is None)]
-        for walk in walks:
-            for credited in options:
-                value_fen, bears = walk.value_fen, True
-                for each in tries:
-                    bears = bears and self._bears(value_fen, each.found_fen)
-                    value_fen = each.found_fen + (each.fen if each is credited else 0)
-                if bears:
-                    yield Walked(value_fen, walk.credited_fen + (credited.fen if credited else 0))
+        for value_fen, credited in product(values, options):
+            bears = True
+            for each in tries:
+                bears = bears and self._bears(value_fen, each.found_fen)
+                value_fen = each.found_fen + (each.fen if each is credited else 0)
+            if bears:
+                yield value_fen
 
     def _bears(self, value_fen: int, found_fen: int) -> bool:
         """Debits under missing counters may have lowered the value unseen; nothing may have raised it."""
         return found_fen == value_fen if self.missing == 0 else found_fen <= value_fen
 
-    def ends(self, walk: Walked) -> bool:
-        """Whether the upper record can have found what a walk leaves; nothing is asked of the open end."""
-        if self.upper is None:
-            return True
-        left_fen = self.difference_fen(walk.credited_fen)
-        return self._bears(walk.value_fen, self.upper.claims.balance_before_fen) and (
-            left_fen >= 0 if self.spare else left_fen == 0
-        )
+    def ends(self, values: Iterable[int]) -> bool:
+        """Whether the upper record can have found what one of the walks leaves; nothing is asked of the open end."""
+        return any(self.upper is None or self._bears(fen, self.upper.claims.balance_before_fen) for fen in values)
 
     def holds(self, loads: Sequence[Loading]) -> bool:
         """Whether the interval holds together with these loads in it."""
-        return self.forked or any(self.ends(walk) for walk in self.walks(loads))
+        return self.forked or self.ends(self.walks(loads))
 
 
 def _clock(end: Fact | None) -> datetime | None:
     return end.instant if end and end.code != "clock" else None
 
 
-def most_fen(loads: Iterable[Loading]) -> int:
-    """The most that loads can sum up to, of which those under one online counter are alternatives."""
-    most: dict[int, int] = defaultdict(int)
-    for load in loads:
-        most[load.counter] = max(most[load.counter], load.fen)
-    return sum(most.values())
-
-
-def place_debits(intervals: Sequence[Interval], unsealed: Iterable[Fact]) -> None:
-    """Let proven debits without a seal take up missing counters, each in the nearest interval with room for it.
-
-    The loads already lie where they do while no unsealed debit is known.
-    """
-
-    def order(fact: Fact) -> tuple[datetime, bytes, int]:
-        return fact.instant, fact.tap.terminal_number, fact.tap.terminal_transaction
-
-    for fact in sorted(unsealed, key=order):
-        roomy = [each for each in intervals if each.has_room(fact.tap.amount_fen)]
-        min(roomy, key=lambda interval: interval.distance(fact.instant)).debits.append(fact)
-
-
 def place_loads(intervals: Sequence[Interval], loads: Sequence[Loading]) -> Sequence[Loading]:
     """Decide the loads in doubt, then give every load (in the order of counter and instant) its interval.
 
-    The answer is the loads as decided. An interval already has its debits.
+    The answer is the loads as decided.
     """
     if not loads:
         return loads
@@ -167,6 +131,20 @@ def place_loads(intervals: Sequence[Interval], loads: Sequence[Loading]) -> Sequ
     for at, interval in enumerate(intervals):
         interval.loads = [load for load, place in zip(loads, places, strict=True) if place == at]
     return loads
+
+
+def place_debits(intervals: Sequence[Interval], unsealed: Iterable[Fact]) -> None:
+    """Let proven debits without a seal take up missing counters, each in the nearest interval with room for it.
+
+    The intervals already have their loads.
+    """
+
+    def order(fact: Fact) -> tuple[datetime, bytes, int]:
+        return fact.instant, fact.tap.terminal_number, fact.tap.terminal_transaction
+
+    for fact in sorted(unsealed, key=order):
+        roomy = [each for each in intervals if each.has_room(fact.tap.amount_fen)]
+        min(roomy, key=lambda interval: interval.distance(fact.instant)).debits.append(fact)
 
 
 def _decided(intervals: Sequence[Interval], loads: Sequence[Loading]) -> list[Loading]:
@@ -247,7 +225,7 @@ def _best(intervals: Sequence[Interval], loads: Sequence[Loading], most_broken: 
                     distance += interval.distance(lying[-1].instant)
                     places = (*places, place)
                 walks = interval.walks(lying)
-                holds = interval.forked or any(interval.ends(walk) for walk in walks)
+                holds = interval.forked or interval.ends(walks)
                 cost = broken + (not holds), distance, places
                 if cost[0] <= most_broken:
                     further[until] = min(further.get(until, cost), cost)
