@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check --quiet install --require-hashes
 ARGS   ?=
 
-.PHONY: help demo test lint bench mutants lock clean
+.PHONY: help demo test lint bench mutants fuzz oracles lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -24,6 +24,12 @@ bench: $(VENV)/test ## speed as ratios, written to bench/results.json (exit stat
 
 mutants: $(VENV)/test ## break the product on purpose and name the auditor that sees it
 	@$(BIN)/python -m tests.mutants $(ARGS)
+
+fuzz: $(VENV)/test ## feed broken bytes to all that reads them (ARGS="--runs 1000000")
+	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+oracles: $(VENV)/test ## every cryptogram against strangers' libraries (ARGS="--cases 100000")
+	@$(BIN)/python -W ignore -m tests.oracles $(ARGS)
 
 lock: $(VENV)/test ## renew the three lock files from pyproject.toml
 	@$(BIN)/python tests/lock.py
