@@ -122,6 +122,11 @@ class Demo:
             launch(self.state).stop()
 
 
+def _hear_interrupts() -> None:
+    """Whoever runs the tests in the background of a shell ignores SIGINT, and so would their children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextmanager
 def demo(place: Path, town: Town, *options: object, **environment: str) -> Iterator[Demo]:
     """A demo that was started; at the end of the `with` nothing of it runs."""
@@ -130,6 +135,7 @@ def demo(place: Path, town: Town, *options: object, **environment: str) -> Itera
     process = subprocess.Popen(
         [*ONECARD, "demo", *map(str, (*figures, *where, *options))],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment(environment),
+        preexec_fn=_hear_interrupts,
     )  # fmt: skip
     started = Demo(place, process)
     try:

@@ -34,6 +34,11 @@ async def busy_day(house: ClearingSide) -> None:
     await house.tap(E, 1, 100, 1000, at("03-03 08:00"))
     await house.tap(E, 1, 300, 1000, at("03-03 08:30"), terminal=SHOP)
     await house.tap(card(5), 0, 30, 0, at("03-03 09:00"), state="suspended", code="clock", terminal=SHOP)
+    await house.pool.execute(
+        "INSERT INTO replacement (old, new, load_fen, made_at) VALUES ($1, $2, 550, $3)", card(6), card(7),
+        at("03-03 12:00"),
+    )  # fmt: skip
+    await house.pool.execute("INSERT INTO replacement_value VALUES ($1, 1, 550)", card(6))
     await house.close()
     await house.tap(A, 4, 100, 400, at("03-04 09:00"), terminal=SHOP)
 
@@ -91,6 +96,9 @@ MUTATIONS = {
     "a gap forgotten": (
         """WITH c AS (DELETE FROM carried WHERE rule = 'gap') DELETE FROM posting WHERE rule = 'gap'""",
         "R6 gaps follow from the cards' own counters",
+    ),
+    "a replaced card's value paid twice": (
+        "UPDATE replacement_value SET value_fen = value_fen * 2", "rule 18 a replaced card's value is on its way once",
     ),
     "a fork forgotten": ("DELETE FROM carried WHERE rule = 'fork'",
     "rule 4 forks are suspended and borne by the issuer"),
@@ -168,7 +176,8 @@ class _Single:
 
 async def _mutate(connection: asyncpg.Connection, statement: str) -> None:
     for switch in ("DISABLE", "ENABLE"):
-        for table in ("posting", "journal", "batch", "fact", "record_event", "carried", "closing", "net_position"):
+        for table in ("posting", "journal", "batch", "fact", "record_event", "carried", "closing", "net_position",
+                      "replacement_value"):  # fmt: skip
             await connection.execute(f"ALTER TABLE {table} {switch} TRIGGER USER")
         if switch == "DISABLE":
             await connection.execute(statement)

@@ -80,6 +80,8 @@ def command(
         city = _planned(seed, cards, debits)
         try:
             report = asyncio.run(_run(city, out or Path(scratch) / "out", place, dsn, serve, pcsc))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
         except CityBroken as error:
             raise OnecardError(
                 f"the city's plan and the parts do not agree, so this run proves nothing: {error}"
@@ -98,7 +100,9 @@ def _planned(seed: int, cards: int, debits: int) -> Plan:
 async def _run(city: Plan, out: Path, state: Path, dsn: str | None, serve: bool, pcsc: int) -> Report:
     tally = Tally(stopwatch.monotonic())
     # Whoever is told to end by a signal leaves nothing running.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
+    whole = asyncio.current_task()
+    assert whole is not None, "a coroutine runs in a task"
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, whole.cancel)
     stage, components = await set_up(state, out, dsn, city.seed, FIRST_MORNING)
     played = False
     try:
