@@ -18,7 +18,8 @@ from keys.guarded import Guarded
 from keys.proof import sm3
 from keys.purposes import AUTHORISING, MAKING, KeyId, KeyPurpose
 from keys.register import Register
-from keys.state import Clock, Quota, Spending, StateFile
+from keys.spending import Quota, Spending
+from keys.state import Clock, StateFile
 
 __all__ = ["LOCAL", "LoadAuthoriser", "Quota", "Quotas"]
 

@@ -10,7 +10,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from threading import RLock
@@ -22,6 +22,7 @@ from keys.convoy import Convoy
 from keys.proof import sm3
 from keys.refusals import BROKEN, changed, told, unreadable
 from keys.schema import FORM, SCHEMA
+from keys.spending import Quota, Spending
 
 # What the head digests: who the keys are, what they may do, who may say so. Loads and audit have marks of their own.
 _REGISTER = ("store", "block", "life", "rule", "custodian", "approval")
@@ -37,30 +38,6 @@ class Clock(Protocol):
     """Tells the instant of now, aware, in UTC."""
 
     def now(self) -> datetime: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """How much a load authoriser may give out in one day: number of loads, and fen."""
-
-    loads: int
-    fen: int
-
-
-@dataclass(frozen=True, slots=True)
-class Spending:
-    """One load on its way: digest of its request, its name, its card date and time, the date of the quotas that it is
-    taken from, and what the audit says of it.
-    """
-
-    request: bytes
-    load_id: str
-    date: bytes
-    time: bytes
-    fen: int
-    quota_date: str
-    detail: str
-    act: str = "load"
 
 
 class StateFile:
@@ -80,6 +57,7 @@ class StateFile:
         self._chain = Chain()
         self._written = Head()
         self._changes = 0
+        self._edition = (0, -1)
         self._spendings = Convoy(self._spend_all)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
         try:
@@ -186,9 +164,17 @@ class StateFile:
         self._read("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def edition(self) -> tuple[int, int]:
-        """Changes whenever keys, lives or rules may have changed, here or in another process."""
-        with self._lock, told(self.path):
-            return self._changes, self._db.execute("PRAGMA data_version").fetchone()[0]
+        """Changes whenever keys, lives or rules may have changed, here or in another process.
+
+        Who asks while something is being written down is told of before: nothing of it has happened yet.
+        """
+        if self._lock.acquire(blocking=False):
+            try:
+                with told(self.path):
+                    self._edition = self._changes, self._db.execute("PRAGMA data_version").fetchone()[0]
+            finally:
+                self._lock.release()
+        return self._edition
 
     def rows(self, table: str) -> list[tuple[Cell, ...]]:
         """All rows of a table of the register, as they lie."""

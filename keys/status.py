@@ -14,7 +14,7 @@ from keys.engine.kek import KekSource
 from keys.loads import LOCAL
 from keys.purposes import SUITE_LABELS, KeyPurpose, KeyState, required_roots
 from keys.rotation import Life, SuitePolicy
-from keys.state import Quota
+from keys.spending import Quota
 from keys.store import FILE_NAME, EmbeddedStore, anchor_file, key_file
 
 

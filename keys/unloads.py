@@ -26,7 +26,8 @@ from keys.guarded import Guarded
 from keys.loads import LOCAL, Quotas
 from keys.proof import sm3
 from keys.purposes import AUTHORISING, VERIFYING, KeyId, KeyPurpose, KeyState
-from keys.state import Clock, Spending
+from keys.spending import Spending
+from keys.state import Clock
 
 UNLOAD_TYPE = 0x03
 # One transaction's key in each suite: a single DES key, or an SM4 key.

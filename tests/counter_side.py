@@ -18,7 +18,7 @@ from keys.ceremony import test_ceremony
 from keys.columns import from_bytes
 from keys.loads import LoadAuthoriser, Quotas
 from keys.purposes import required_roots
-from keys.state import Quota
+from keys.spending import Quota
 from keys.store import EmbeddedStore, open_store
 from keys.verifiers import Verdict
 from readers.pcsc.channel import Channel

@@ -85,7 +85,7 @@ BYTES = {
     "verifiers.OpenedAct.__init__": {"challenge", "split_digest"},
     "verifiers.TacVerifier.verify": {"return"},
     # Sealed blocks, what a store says of itself, a load's date and time, a check value.
-    "state.Spending.__init__": {"request", "date", "time"},
+    "spending.Spending.__init__": {"request", "date", "time"},
     "state.StateFile.blocks": {"return"},
     "state.StateFile.facts": {"return"},
     "state.StateFile.found": {"facts"},

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import ipaddress
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -23,12 +24,12 @@ from clearing.store import migrate
 from clearing.store.connect import connect_pool
 from clearing.store.intake import open_first_day
 from keys.loads import LOCAL, Quotas
-from keys.state import Quota
+from keys.spending import Quota
 from keys.store import KeyStore
 
 KEEPALIVE_S = 75.0
 DRAIN_S = 20.0
-POOL = 8
+POOL = 24
 _log = structlog.get_logger("clearing.service")
 
 
@@ -68,6 +69,8 @@ async def running(settings: ServiceSettings) -> AsyncIterator[Running]:
     """The service for the length of a `with`; on the way out it drains as `serve` does."""
     _check_loopback(settings.host)
     pool = await connect_pool(settings.dsn, size=POOL)
+    # Loads wait for the disk in threads, and the more of them wait the more share a turn of it.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(POOL, "waiting"))
     try:
         await migrate.check(pool)
         feed = RegistryFeed()

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 HEAD = f"{'target':14}{'executions':>12}{'edges':>8}{'features':>10}{'inputs':>8}{'exec/s':>9}"
 _REACHED = re.compile(r"#(\d+)\s+[A-Za-z]+\s+cov: (\d+) ft: (\d+) corp: (\d+)/")
 _STARTED = re.compile(r"^started ([\d.]+)$", re.MULTILINE)
-_NOISE = re.compile(r"^(?:INFO|WARNING): .*\n", re.MULTILINE)
+_NOISE = re.compile(r"^(?:INFO: |WARNING: |started |#\d+\s).*\n", re.MULTILINE)
 
 
 class AtherisMissing(RuntimeError):
