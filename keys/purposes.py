@@ -102,11 +102,11 @@ class KeyId:
         """Read a name; raises FormatError on one that names no key."""
         label, _, rest = name.partition("/")
         purpose, _, scope = rest.partition("/")
-        if label not in _BY_LABEL or purpose not in KeyPurpose.__members__:
-            raise FormatError(
-                f"{name!r} is no key name; keys are named <3des|sm4>/<PURPOSE>[/<scope>], as in sm4/TAC/1"
-            )
-        return cls(_BY_LABEL[label], KeyPurpose(purpose), scope, version)
+        if label in _BY_LABEL and purpose in KeyPurpose.__members__:
+            id = cls(_BY_LABEL[label], KeyPurpose(purpose), scope, version)
+            if id.name == name:  # one key, one spelling
+                return id
+        raise FormatError(f"{name!r} is no key name; keys are named <3des|sm4>/<PURPOSE>[/<scope>], as in sm4/TAC/1")
 
 
 def required_roots() -> list[str]:
