@@ -43,7 +43,7 @@ class KeyStep:
     `application` is 0 for the MF, else 1..5; `prefix` and `suffix` are the content before and after the key;
     `sector` says which purchase root (type 3E); `p1` is 01 to add a key, or the type to replace one.
     A PIN (type 3A) is no key of the authority: its digits are the `suffix`, and nothing stands between.
-    For a PSAM `type` is the usage byte (42 purchase, 26 record MAC) and `application` is 0.
+    For a PSAM `type` is the usage byte (42 purchase, 26 record MAC, 46 entry MAC) and `application` is 0.
     """
 
     application: int
@@ -62,7 +62,10 @@ class KeyStep:
 
 @dataclass(frozen=True, slots=True)
 class MoneyRequest:
-    """What a card has opened with INITIALIZE and MAC1; amounts in fen, balance as the card answered."""
+    """What a card has opened with INITIALIZE and MAC1; amounts in fen, balance as the card answered.
+
+    `session_key` is the rule of its profile (docs/card.md, "Switches").
+    """
 
     identity: CardIdentity
     terminal: int
@@ -78,6 +81,7 @@ class MoneyRequest:
     counter: int
     random: bytes
     mac1: bytes
+    session_key: Sm4SessionKey = Sm4SessionKey.PADDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +92,6 @@ class LoadRequest(MoneyRequest):
 @dataclass(frozen=True, slots=True)
 class UnloadRequest(MoneyRequest):
     """An unload that the card has opened with INITIALIZE FOR UNLOAD; MAC1 covers type 03."""
-
-    session_key: Sm4SessionKey = Sm4SessionKey.PADDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class LoadGrant:
 
 @dataclass(frozen=True, slots=True)
 class OverdraftRequest:
-    """An allowance change that the card has opened with INITIALIZE FOR UPDATE."""
+    """An allowance change that the card has opened with INITIALIZE FOR UPDATE; `session_key` as for a load."""
 
     identity: CardIdentity
     terminal_number: bytes
@@ -128,6 +130,7 @@ class OverdraftRequest:
     mac1: bytes
     date: bytes
     time: bytes
+    session_key: Sm4SessionKey = Sm4SessionKey.PADDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,6 @@ class OverdraftProof:
     request: OverdraftRequest
     tac: bytes
     tac_key: OverdraftTacKey = OverdraftTacKey.FOLDED
-    session_key: Sm4SessionKey = Sm4SessionKey.PADDED
 
 
 @dataclass(frozen=True, slots=True)

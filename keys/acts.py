@@ -1,12 +1,14 @@
 """What two persons do to a store (rule 23): take keys in, move them through their life, destroy them, issue PSAMs, set
-the dates of suites, accept a restored copy. One act, two approvals of its exact words, one row of audit."""
+the dates of suites, change what opens it, accept a restored copy. One act, two approvals of its exact words, one row of
+audit."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from cardcore.errors import FormatError, KeyUseError, RefusedError
-from keys import custody
+from keys import custody, wrapping
 from keys.custody import Approval, two_persons
+from keys.engine.kek import KekSource
 from keys.engine.root import RootKey
 from keys.purposes import SUITE_LABELS, KeyId, KeyState
 from keys.register import custodian_row, demand_row, life_row, psam_row, sunset_row
@@ -42,7 +44,7 @@ def enrol(store: EmbeddedStore, name: str, passphrase: str, approvals: Sequence[
             raise RefusedError("two-persons", f"{one.shown} is here already; nobody was enrolled, enrol another person")
         store.book.state.change([custodian_row(one)], [("enrol", one.shown, "one of the first two custodians")])
     else:
-        _decide(store, act, approvals, [custodian_row(one)], ("enrol", one.shown, ""))
+        decide(store, act, approvals, [custodian_row(one)], ("enrol", one.shown, ""))
 
 
 def check_passphrase(name: str, passphrase: str) -> None:
@@ -71,7 +73,7 @@ def install(
     act = installation(keys)
     told = f"{act}; components of {', '.join(givers)}; transcript {transcript}"
     row = ("ceremony", "TEST keys" if fresh[0].test else "keys", told)
-    who = _decide(store, act, approvals, store.rows_of(fresh), row, frozenset(map(custody.folded, givers)))
+    who = decide(store, act, approvals, store.rows_of(fresh), row, givers)
     store.reload()
     return who
 
@@ -105,7 +107,7 @@ def carry_out(store: EmbeddedStore, move: Move, ids: Sequence[KeyId], approvals:
             statements += store.rows_of([store.in_state(id, end)])
     subject = ", ".join(map(str, ids))
     told = "; ".join(f"{id} KCV {lives[id].kcv}: {lives[id].state} → {moved[id].state}" for id in ids)
-    _decide(store, movement(move, ids), approvals, statements, (move, subject, told))
+    decide(store, movement(move, ids), approvals, statements, (move, subject, told))
     if move is Move.DESTROY:
         state.checkpoint()
     store.reload()
@@ -123,7 +125,7 @@ def sunset_act(sunset: Sunset) -> str:
 def set_sunset(store: EmbeddedStore, sunset: Sunset, approvals: Sequence[Approval]) -> None:
     """Date the end of a suite, or change the dates."""
     act = sunset_act(sunset)
-    _decide(store, act, approvals, [sunset_row(sunset)], ("sunset", SUITE_LABELS[sunset.suite], act))
+    decide(store, act, approvals, [sunset_row(sunset)], ("sunset", SUITE_LABELS[sunset.suite], act))
 
 
 def demand_act(demand: Demand) -> str:
@@ -133,7 +135,7 @@ def demand_act(demand: Demand) -> str:
 
 def demand_sm4(store: EmbeddedStore, demand: Demand, approvals: Sequence[Approval]) -> None:
     """From a date on, refuse a card, issuer or terminal anything but SM4."""
-    _decide(store, demand_act(demand), approvals, [demand_row(demand)], ("sm4-only", demand.subject, str(demand.since)))
+    decide(store, demand_act(demand), approvals, [demand_row(demand)], ("sm4-only", demand.subject, str(demand.since)))
 
 
 def issuing_act(numbers: Sequence[str]) -> str:
@@ -152,8 +154,39 @@ def issue_psams(store: EmbeddedStore, numbers: Sequence[str], approvals: Sequenc
         raise FormatError("name each PSAM once, and at least one; nothing was opened")
     until = store.book.state.clock.now() + ISSUING_LASTS
     row = ("issue PSAMs", f"{len(lowered)} PSAMs", ", ".join(sorted(lowered)))
-    _decide(store, issuing_act(lowered), approvals, [psam_row(number, until) for number in lowered], row)
+    decide(store, issuing_act(lowered), approvals, [psam_row(number, until) for number in lowered], row)
     return until
+
+
+def opening_act(passphrase: bool) -> str:
+    """The words of the act of changing what opens a store."""
+    return f"open the store by a new {'passphrase' if passphrase else 'key file'} from now on"
+
+
+def check_opening(store: EmbeddedStore) -> None:
+    """Raises KeyUseError when nothing here can be changed, so that nobody is asked in vain."""
+    if store.source is KekSource.TOKEN:
+        raise KeyUseError(
+            "this store is opened by the PIN of its token; nothing was changed, change the PIN by the token's own tool"
+        )
+
+
+def change_opening(
+    store: EmbeddedStore, approvals: Sequence[Approval], passphrase: str | None,
+    kdf: KekSource = KekSource.ARGON2ID,
+) -> None:  # fmt: skip
+    """Open the store by a new passphrase from now on, or by a new key file, beside the directory as ever. After a kill
+    at any moment the old or the new one opens it. Raises KeyUseError, FormatError, SetupError, RefusedError."""
+    check_opening(store)
+    act, state = opening_act(passphrase is not None), store.book.state
+    try:
+        with wrapping.rewrapped(state, store._sealer, passphrase, kdf) as facts:
+            rows: list[Statement] = [("UPDATE store SET value = ? WHERE name = ?", (facts[one], one)) for one in facts]
+            decide(store, act, approvals, rows, ("change opening", facts["kek"].decode(), act))
+    finally:
+        store.source = KekSource(state.facts()["kek"].decode())
+    # The old wrapping is in neither the file nor its log.
+    state.checkpoint()
 
 
 def accept_restored(store: EmbeddedStore, approvals: Sequence[Approval]) -> None:
@@ -169,14 +202,15 @@ def accept_restored(store: EmbeddedStore, approvals: Sequence[Approval]) -> None
     store.restored = False
 
 
-def _decide(
+def decide(
     store: EmbeddedStore, act: str, approvals: Sequence[Approval], statements: Sequence[Statement], row: AuditRow,
-    givers: frozenset[str] = frozenset(),
+    givers: Sequence[str] = (),
 ) -> str:  # fmt: skip
-    """Check the two persons, then do it all in one transaction. Returns who they are."""
+    """Check the two persons, who are none of the `givers` of components, then do it all in one transaction. Returns who
+    they are. Raises RefusedError, and nothing was done."""
     if store.restored:
         raise KeyUseError("this store is a copy that was put back; nothing was done, accept it first")
-    who, used = _agreed(store, act, approvals, givers)
+    who, used = _agreed(store, act, approvals, frozenset(map(custody.folded, givers)))
     word, subject, detail = row
     store.book.state.change([*statements, *used], [(word, subject, f"{detail + '; ' if detail else ''}by {who}")])
     return who

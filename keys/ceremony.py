@@ -55,14 +55,16 @@ class Ceremony:
     """
 
     def __init__(self, store: EmbeddedStore, names: Sequence[str], parts: int) -> None:
-        """`names` of the keys, each of which gets its next version; `parts` persons, two or more. Raises
-        FormatError."""
+        """`names` of the keys, each of which gets its next version; `parts` persons, two or more. Raises FormatError,
+        and KeyUseError for a key that the store cannot hold."""
         if parts < 2:
             raise FormatError("a key comes from two components or more, of as many persons; nothing was begun")
         if not names or len(set(names)) != len(names):
             raise FormatError("name each key of the ceremony once, and at least one; nothing was begun")
         known = store.book.register.lives()
         self.ids = [KeyId.parse(name, next_version(name, known)) for name in names]
+        for id in self.ids:
+            store.check_holds(id)
         self.parts = parts
         self._store = store
         self._givers: list[str] = []

@@ -133,15 +133,15 @@ class Personaliser(personaliser.Personaliser):
     async def authenticate(self, identity: Identity, application: int, under: Under, challenge: bytes) -> bytes:
         # Only a chip that is still the factory's is issued now; one in the field is kept in order whatever its suite.
         if under is Under.TRANSPORT:
-            self._book.may_make(identity.suite, _subject(identity))
+            self._book.may_make(identity.suite, personaliser.subject(identity))
         return await super().authenticate(identity, application, under, challenge)
 
     async def write_key(self, identity: Identity, step: KeyStep, challenge: bytes) -> bytes:
-        self._book.may_make(step.suite, _subject(identity))
+        self._book.may_make(step.suite, personaliser.subject(identity))
         return await super().write_key(identity, step, challenge)
 
     async def set_overdraft(self, request: OverdraftRequest) -> bytes:
-        self._book.may_make(request.key_suite, _subject(request.identity))
+        self._book.may_make(request.key_suite, personaliser.subject(request.identity))
         return await super().set_overdraft(request)
 
     async def _take_up(self, identity: Identity, use: str) -> None:
@@ -162,9 +162,3 @@ class Personaliser(personaliser.Personaliser):
         if state not in MAKING:
             raise KeyUseError(f"{id} is {state} and goes into no chip; nothing was made, write the version in force")
         return root
-
-
-def _subject(identity: Identity) -> str:
-    if isinstance(identity, CardIdentity):
-        return f"card {identity.card.hex()}"
-    return f"PSAM {identity.terminal_number.hex()}"

@@ -99,7 +99,7 @@ class LoadAuthoriser(Guarded):
         root = self._root(request)
         if root is not None:
             card = root.card(request.identity.issuer, request.identity.card)
-            session = card.load_session(request.random, request.counter)
+            session = card.load_session(request.random, request.counter, request.session_key)
             covered = load_mac1_input(request.raw_balance_fen, request.amount_fen, LOAD_TYPE, request.terminal_number)
             if hmac.compare_digest(session.mac4(covered), request.mac1):
                 return session

@@ -108,7 +108,7 @@ class Personaliser(Guarded):
         await self._take_up(request.identity, f"overdraft {request.purse} {request.limit_fen} fen")
         root = self._root(KeyId(request.key_suite, KeyPurpose.OVERDRAFT, str(request.purse)))
         card = root.card(request.identity.issuer, request.identity.card)
-        session = card.load_session(request.random, request.counter)
+        session = card.load_session(request.random, request.counter, request.session_key)
         number = request.terminal_number
         covered = overdraft_mac1_input(request.raw_balance_fen, request.old_limit_fen, number)
         if not hmac.compare_digest(session.mac4(covered), request.mac1):

@@ -2,18 +2,37 @@
 
 import getpass
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, TypeVar
 
+from cyclopts import Parameter
 from rich.console import Console
 
 from cardcore.errors import FormatError, OnecardError, RefusedError, SetupError
 from keys import acts
 from keys.ceremony import Ceremony
-from keys.custody import Approval
+from keys.custody import Approval, folded
 from keys.purposes import KeyId
-from keys.store import EmbeddedStore, open_store, wants_passphrase
+from keys.store import EmbeddedStore, open_store, secret_wanted
+from keys.tr31 import ProtectionKey, Version, component_value
 
 _TRIES = 3
+Taken = TypeVar("Taken")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a store is: in `keys/` of a state directory, with its keys there or in a token (a URI), and its anchor
+    beside or elsewhere."""
+
+    state: Annotated[Path, Parameter(env_var="ONECARD_STATE", help="The state directory.")] = Path("onecard-state")
+    token: Annotated[str | None, Parameter(env_var="ONECARD_TOKEN", help="URI of the token (PKCS#11).")] = None
+    anchor: Annotated[Path | None, Parameter(help="The store's anchor, best on another disk.")] = None
+
+    @property
+    def path(self) -> Path:
+        return self.state / "keys"
 
 
 class Prompts:
@@ -39,10 +58,19 @@ class Prompts:
             raise FormatError("the two passphrases differ; nothing was done, begin again")
         return first
 
-    def store(self, path: Path, *, anchor: Path | None = None, restored: bool = False) -> EmbeddedStore:
-        """Open the store, asking for its passphrase where it has one."""
-        passphrase = self.secret(f"Passphrase of the store {path}") if wants_passphrase(path) else None
-        return open_store(path, passphrase=passphrase, anchor=anchor, restored=restored)
+    def store(self, place: Place, *, restored: bool = False) -> EmbeddedStore:
+        """Open the store, asking for its passphrase, or the token's PIN, where that is wanted. What the token cannot do
+        is said at once."""
+        wanted = secret_wanted(place.path, place.token)
+        secret = self.secret(wanted) if wanted else None
+        opened = open_store(place.path, token=place.token, passphrase=secret, anchor=place.anchor, restored=restored)
+        self.say_limits(opened)
+        return opened
+
+    def say_limits(self, store: EmbeddedStore) -> None:
+        """What the place of the keys cannot do."""
+        for limit in store.limits:
+            self.console.print(str(limit), style="yellow", soft_wrap=True, highlight=False)
 
     def approvals(self, store: EmbeddedStore, act: str) -> list[Approval]:
         """Two custodians, one after the other, read the act and approve it. Raises RefusedError."""
@@ -64,11 +92,40 @@ class Prompts:
         for id, value in ceremony.check_values().items():
             self.console.print(f"{id}: KCV {value}; write it down, all of you")
 
+    def protection_key(self, version: Version, parts: int) -> tuple[ProtectionKey, list[str]]:
+        """A protection key from the components of as many persons, and who they are; its check value is compared with
+        the other party's. Raises FormatError, RefusedError."""
+        if parts < 2:
+            raise FormatError("a protection key comes from the components of two persons or more; nothing was made")
+        people: list[str] = []
+        components: list[str] = []
+        for place in range(1, parts + 1):
+            person = self.name(f"Person {place} of {parts}, name (the others look away)")
+            if folded(person) in map(folded, people):
+                raise RefusedError("two-persons", f"{person} has given a component already; ask another person in")
+            people.append(person)
+
+            def take(component: str) -> str:
+                value = component_value(version, component)
+                components.append(component)
+                return value
+
+            value = self._tried("Your component of the protection key, hexadecimal", take)
+            self.console.print(f"  component {place} of the protection key: KCV {value}; compare it with your form")
+        key = ProtectionKey(version, components)
+        self.console.print(f"protection key: KCV {key.kcv.hex().upper()}; compare it with the other party")
+        return key, people
+
     def _component(self, ceremony: Ceremony, id: KeyId) -> str:
+        return self._tried(
+            f"Your component of {id}, 32 hexadecimal digits", lambda component: ceremony.give(id, component)
+        )
+
+    def _tried(self, question: str, take: Callable[[str], Taken]) -> Taken:
         for tries_left in range(_TRIES - 1, -1, -1):
-            component = self.secret(f"Your component of {id}, 32 hexadecimal digits")
+            secret = self.secret(question)
             try:
-                return ceremony.give(id, component)
+                return take(secret)
             except OnecardError as error:
                 if not tries_left:
                     raise

@@ -1,6 +1,6 @@
 """The tables of a key store's file. `FORM` is their number: a file of another form is not opened."""
 
-FORM = 2
+FORM = 3
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS store (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS block (

@@ -5,17 +5,19 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 
 from cardcore.errors import KeyUseError
 from cardcore.record import Suite
 from keys.custody import Custodian
 from keys.engine.kek import KekSource
 from keys.loads import LOCAL
+from keys.pkcs11 import TokenStore
 from keys.purposes import SUITE_LABELS, KeyPurpose, KeyState, required_roots
 from keys.rotation import Life, SuitePolicy
 from keys.spending import Quota
-from keys.store import FILE_NAME, EmbeddedStore, anchor_file, key_file
+from keys.store import EmbeddedStore, key_file
+
+_SECRET_NAMES = {"PASSPHRASE", "KEK", "PIN"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,10 @@ class Status:
     unfit: tuple[str, ...]
 
 
-def status_of(store: EmbeddedStore, path: Path, environ: Mapping[str, str], anchor: Path | None = None) -> Status:
+def status_of(store: EmbeddedStore, environ: Mapping[str, str]) -> Status:
     """Look at an open store; the whole audit is followed. Quota is that of today in China's time."""
     state, register = store.book.state, store.book.register
     today = state.clock.now().astimezone(LOCAL).date()
-    anchor = anchor or anchor_file(path)
     lives = tuple(sorted(register.lives().values(), key=lambda life: (life.id.name, life.id.version)))
     custodians = register.custodians()
     broken = ""
@@ -59,21 +60,19 @@ def status_of(store: EmbeddedStore, path: Path, environ: Mapping[str, str], anch
     except KeyUseError as error:
         broken = str(error)
     head = state.head()
-    places = {
-        "blocks, quota, audit": str(path / FILE_NAME),
-        "key-encryption key": str(key_file(path)) if store.source is KekSource.FILE else f"passphrase, {store.source}",
-        "anchor": str(anchor),
-    }
     policy = register.policy()
     reasons = [
         *([f"The audit or its loads do not hold: {broken}"] if broken else []),
         *_of_keys(lives, policy, today),
-        *_of_places(store, path, anchor, environ),
+        *_of_keeping(store),
+        *_of_places(store, environ),
         *_of_persons(custodians),
     ]
     quotas = tuple(QuotaLeft(*row) for row in state.quotas(today.isoformat()))
     shown = tuple(one.shown for one in custodians.values())
-    return Status(store.production, places, lives, policy, shown, quotas, head.number, head.seal, tuple(reasons))
+    return Status(
+        store.production, store.places(), lives, policy, shown, quotas, head.number, head.seal, tuple(reasons)
+    )
 
 
 def _of_keys(lives: tuple[Life, ...], policy: SuitePolicy, today: date) -> list[str]:
@@ -99,23 +98,38 @@ def _of_keys(lives: tuple[Life, ...], policy: SuitePolicy, today: date) -> list[
     return reasons
 
 
-def _of_places(store: EmbeddedStore, path: Path, anchor: Path, environ: Mapping[str, str]) -> list[str]:
+def _of_keeping(store: EmbeddedStore) -> list[str]:
+    """Where keys are when they are used, and what opens the store."""
+    if isinstance(store, TokenStore):
+        reasons = ["The token is a program: its keys lie in files."] if store.in_software else []
+        if sealed := store.sealed_beside:
+            reasons.append(f"{sealed} keys lie sealed beside the token and open in this machine's memory.")
+        return reasons
     reasons = ["The store is embedded: keys open in this machine's memory, and its root user can read them."]
-    if not store.production:
-        reasons.append("It was founded as a TEST store and never becomes one of production.")
-    if store.source is KekSource.FILE and key_file(path).is_file():
+    file = key_file(store.path)
+    if store.source is KekSource.FILE:
         reasons.append(
             "The key-encryption key lies in a file: a backup that takes both, or this user's files, opens everything."
         )
-    if told := [name for name in environ if "PASSPHRASE" in name.upper() or "KEK" in name.upper().split("_")]:
-        reasons.append(f"The environment has {told[0]}: other processes of this user can read a passphrase there.")
+    elif file.is_file():
+        reasons.append(f"{file} opens this store no more, only older copies of it: destroy it.")
+    return reasons
+
+
+def _of_places(store: EmbeddedStore, environ: Mapping[str, str]) -> list[str]:
+    reasons = []
+    if not store.production:
+        reasons.append("It was founded as a TEST store and never becomes one of production.")
+    if told := [name for name in environ if _SECRET_NAMES & set(name.upper().split("_"))]:
+        reasons.append(f"The environment has {told[0]}: other processes of this user can read a secret there.")
     if store.restored:
         reasons.append("It is a copy that was put back and that nobody has accepted: no key is used.")
+    path, anchor = store.path, store.anchor.path
     if not anchor.is_file():
         reasons.append("There is no rollback anchor: an older copy of the file could be put back unseen.")
     elif anchor.stat().st_dev == path.stat().st_dev:
         reasons.append("The anchor lies on the disk of the store: who puts back both is not seen. Move it elsewhere.")
-    for place in (path, path / FILE_NAME):
+    for place in (path, store.book.state.path):
         if place.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             reasons.append(f"{place} is open to other users: take their rights away.")
     return reasons

@@ -29,7 +29,7 @@ from keys.engine.suites import KEY_BYTES
 from keys.guarded import Guarded
 from keys.purposes import KeyId, KeyPurpose, KeyState
 
-__all__ = ["ProtectionKey", "Version", "unwrap", "wrap"]
+__all__ = ["ProtectionKey", "Version", "component_value", "may_go_on", "unwrap", "wrap"]
 
 # Usage and modes of use of our purposes. Roots derive (X) the keys of chips and do nothing else; the factory's
 # transport key enciphers as it is. E0 application cryptograms, E1 and E2 secure messaging (confidentiality, integrity),
@@ -75,16 +75,9 @@ class ProtectionKey(Guarded):
         Raises FormatError on components of other lengths (TDES 16 or 24 bytes, AES 16, 24 or 32) and KeyUseError on a
         TDES key with two equal neighbours.
         """
-        try:
-            parts = [bytes.fromhex(component) for component in components]
-        except ValueError as error:
-            raise FormatError("a component of a protection key is hexadecimal text; nothing was made") from error
-        lengths = (16, 24) if version is Version.TDES else (16, 24, 32)
-        if len(parts) < 2 or len({len(part) for part in parts}) != 1 or len(parts[0]) not in lengths:
-            raise FormatError(
-                f"a protection key of version {version} comes from two or more components of one length, which is one "
-                f"of {lengths} bytes; nothing was made"
-            )
+        parts = [_component(version, component) for component in components]
+        if len(parts) < 2 or len({len(part) for part in parts}) != 1:
+            raise FormatError("a protection key comes from two or more components of one length; nothing was made")
         key = reduce(lambda one, other: bytes(a ^ b for a, b in zip(one, other, strict=True)), parts)
         halves = [key[at : at + 8] for at in range(0, len(key), 8)]
         if version is Version.TDES and any(one == other for one, other in pairwise(halves)):
@@ -122,12 +115,22 @@ class _KeptRoot(RootKey):
     __slots__ = ()
 
 
+def component_value(version: Version, component: str) -> str:
+    """Check value (6 digits) of one component, for whoever typed it. Raises FormatError, without showing it."""
+    return _check_value(version, _component(version, component)).hex().upper()
+
+
+def may_go_on(root: RootKey) -> bool:
+    """Whether the party that a root came from lets it be handed on."""
+    return not isinstance(root, _KeptRoot)
+
+
 def wrap(root: RootKey, under: ProtectionKey, *, onward: bool = False) -> str:
     """The block of a root for the party that shares `under`; `onward` lets that party hand it on (E instead of N).
 
     Raises KeyUseError for a root that came in under N, one that lives in a token, and an SM4 root in version B.
     """
-    if isinstance(root, _KeptRoot):
+    if not may_go_on(root):
         raise KeyUseError(f"{root.id} came in as not exportable; nothing was made, ask its owner for a block")
     if root.id.suite is Suite.SM4 and under.version is Version.TDES:
         raise KeyUseError(f"{root.id} is stronger than a TDES protection key; use version D, nothing was made")
@@ -218,6 +221,7 @@ def _optional(name: str, content: str) -> str:
 
 
 _BLOCKS: Final = {Version.TDES: 8, Version.AES: 16}
+_LENGTHS: Final = {Version.TDES: (16, 24), Version.AES: (16, 24, 32)}
 # What stands for the derived key's algorithm in its derivation, by version and length in bytes.
 _DERIVATION: Final = {
     (Version.TDES, 16): 0,
@@ -226,6 +230,19 @@ _DERIVATION: Final = {
     (Version.AES, 24): 3,
     (Version.AES, 32): 4,
 }
+
+
+def _component(version: Version, text: str) -> bytes:
+    try:
+        octets = bytes.fromhex(text)
+    except ValueError:
+        octets = b""
+    if len(octets) not in _LENGTHS[version]:
+        raise FormatError(
+            f"a component of a protection key of version {version} is hexadecimal text of one of {_LENGTHS[version]} "
+            "bytes; nothing was made"
+        )
+    return octets
 
 
 def _cipher(version: Version, key: bytes) -> TripleDES | AES:

@@ -6,19 +6,15 @@ Unloads have quotas of their own, under the scopes `unload total` and `unload te
 
 import asyncio
 import hmac
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import date, tzinfo
 from uuid import uuid4
 
-from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
-from cryptography.hazmat.primitives.ciphers.algorithms import SM4
-
 from cardcore.authority import UnloadGrant, UnloadRequest
 from cardcore.bcd import encode_moment
-from cardcore.cryptogram import host_mac2_input, load_mac1_input, session_input, unload_mac3_input
+from cardcore.cryptogram import host_mac2_input, load_mac1_input, unload_mac3_input
 from cardcore.errors import FormatError, RefusedError
-from cardcore.record import Suite
 from keys.engine.root import RootKey, of_purpose
 from keys.engine.suites import SessionKey
 from keys.governed import Book
@@ -30,11 +26,6 @@ from keys.spending import Spending
 from keys.state import Clock
 
 UNLOAD_TYPE = 0x03
-# One transaction's key in each suite: a single DES key, or an SM4 key.
-_SESSIONS: Mapping[Suite, Callable[[bytes], TripleDES | SM4]] = {
-    Suite.TRIPLE_DES: lambda octets: TripleDES(octets * 3),
-    Suite.SM4: SM4,
-}
 
 
 class UnloadAuthoriser(Guarded):
@@ -148,9 +139,8 @@ class UnloadAuthoriser(Guarded):
         root = self._roots.get(id)
         if root is None or self._book.register.state_of(root) not in states:
             return None
-        seed = session_input(request.key_suite, request.random, request.counter, sm4=request.session_key)
-        key = root.card(request.identity.issuer, request.identity.card).encrypt(seed)
-        return SessionKey(_SESSIONS[request.key_suite](key))
+        card = root.card(request.identity.issuer, request.identity.card)
+        return card.load_session(request.random, request.counter, request.session_key)
 
     def _refused(self, request: UnloadRequest, code: str, why: str, advice: str) -> RefusedError:
         """The refusal, once it is in the audit."""

@@ -1,5 +1,5 @@
-"""The upkeep of issued chips at a counter: protected files, locks, PINs, the proof of an allowance, and the MACs of
-metro gates (docs/card.md, "Secure messaging", "Metro and transfer").
+"""The upkeep of issued chips at a counter: protected files, locks, PINs, and the proof of an allowance (docs/card.md,
+"Secure messaging").
 
 A chip in the field is kept in order for as long as its keys are believed: also when they go into no new chip, and
 whatever the sunset of its suite, so that it can still be blocked. Every answer is in the audit before it leaves.
@@ -26,17 +26,16 @@ from cardcore.authority import (
     ProtectedAnswer,
     ProtectRequest,
 )
-from cardcore.card_files import MetroRecord, TransferRecord
-from cardcore.cryptogram import composite_mac_input, folds_tac_key, overdraft_tac_input
+from cardcore.cryptogram import folds_tac_key, overdraft_tac_input
 from cardcore.errors import FormatError, KeyUseError, RefusedError
 from cardcore.record import Suite
 from cardcore.secure_messaging import MAC_BYTES, enciphered_field, initial_vector, mac_input, read_field
-from keys.engine.root import RootKey, of_purpose
+from keys.engine.root import RootKey, card_key, of_purpose
 from keys.engine.suites import SuiteKey
 from keys.governed import Book
 from keys.guarded import Guarded
 from keys.personaliser import Identity, subject
-from keys.purposes import AUTHORISING, SCOPES, VERIFYING, KeyId, KeyPurpose
+from keys.purposes import VERIFYING, KeyId, KeyPurpose
 
 PURPOSES = frozenset({KeyPurpose.MAINTENANCE, KeyPurpose.PIN_UNBLOCK, KeyPurpose.PIN_RELOAD, KeyPurpose.TAC})
 OVERDRAFT_TYPE = 0x07
@@ -173,7 +172,7 @@ class CardUpkeep(Guarded):
         if root is None or state not in VERIFYING:
             raise KeyUseError(f"the store holds no usable key {id}; nothing was made, ask its custodians")
         if isinstance(identity, CardIdentity):
-            return _Key(id, _card_key(root, identity))
+            return _Key(id, card_key(root, identity.issuer, identity.card))
         if application or len(identity.terminal_number) != 6:
             raise FormatError("a PSAM has a terminal number of 6 bytes, and one application, 0; nothing was made")
         self._check_opened(identity.terminal_number.hex())
@@ -193,54 +192,6 @@ class CardUpkeep(Guarded):
 
     def _told(self, identity: Identity, use: str, key: "_Key", act: str = "upkeep") -> None:
         self._book.state.record([(act, subject(identity), f"{use}; key {key.id}")])
-
-
-class EntryGuard(Guarded):
-    """Makes and checks the MACs of the composite records that metro gates write, and nothing else: for a counter that
-    mends a journey, and whoever has to say whether an entry was a gate's.
-
-    Every method raises FormatError for a purse that no gate debits, and KeyUseError when the key is missing or
-    suspended or the use cannot be written down. A cancelled call may have left its row in the audit.
-    """
-
-    __slots__ = ("_book", "_roots")
-
-    def __init__(self, roots: Iterable[RootKey], book: Book) -> None:
-        self._roots = of_purpose(roots, frozenset({KeyPurpose.ENTRY}), VERIFYING)
-        self._book = book
-
-    @property
-    def label(self) -> str:
-        return ", ".join(sorted(root.label for root in self._roots.values()))
-
-    async def guard(self, identity: CardIdentity, purse: int, record: MetroRecord | TransferRecord) -> bytes:
-        """The 8 bytes that belong into a record with its counter, by the newest active version of the key."""
-        return await asyncio.to_thread(self._guard, identity, purse, record)
-
-    async def holds(self, identity: CardIdentity, purse: int, record: MetroRecord | TransferRecord) -> bool:
-        """Whether the MAC in a record is that of this card, purse and record, by any version that is still believed.
-
-        It says nothing about the time and the counter of the record (`cardcore.metro.judge_entry`)."""
-        return await asyncio.to_thread(self._holds, identity, purse, record)
-
-    def _guard(self, identity: CardIdentity, purse: int, record: MetroRecord | TransferRecord) -> bytes:
-        covered = _entry_covered(identity, purse, record)
-        active = [id for id, root in self._roots.items() if self._book.register.state_of(root) in AUTHORISING]
-        if not active:
-            raise KeyUseError("the store holds no active ENTRY key; nothing was made, ask its custodians")
-        newest = max(active, key=lambda id: id.version)
-        made = _entry_mac(self._roots[newest], identity, covered)
-        self._book.state.record([("guard entry", subject(identity), f"counter {record.counter}; key {newest}")])
-        return made
-
-    def _holds(self, identity: CardIdentity, purse: int, record: MetroRecord | TransferRecord) -> bool:
-        covered = _entry_covered(identity, purse, record)
-        believed = [root for root in self._roots.values() if self._book.register.state_of(root) in VERIFYING]
-        right = any(hmac.compare_digest(_entry_mac(root, identity, covered), record.mac) for root in believed)
-        names = ", ".join(sorted(str(root.id) for root in believed)) or "none"
-        verdict = f"{'genuine' if right else 'not'}, counter {record.counter}; keys {names}"
-        self._book.state.record([("check entry", subject(identity), verdict)])
-        return right
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,12 +241,6 @@ def _check_pin(pin: bytes) -> None:
         raise FormatError("a PIN has 4 to 12 decimal digits, two in a byte; nothing was made")
 
 
-def _card_key(root: RootKey, identity: CardIdentity) -> SuiteKey:
-    if len(identity.issuer) != 4 or len(identity.card) != 10:
-        raise FormatError("a card has an issuer of 4 and a serial of 10 bytes; nothing was made")
-    return root.card(identity.issuer, identity.card)
-
-
 def _overdraft_covered(proof: OverdraftProof) -> bytes:
     """What the card's TAC covers; raises FormatError for what no card can have answered."""
     asked = proof.request
@@ -305,14 +250,3 @@ def _overdraft_covered(proof: OverdraftProof) -> bytes:
     if widths != [6, 4, 3, 4] or not held:
         raise FormatError("the proof of an allowance has a sum, counter or width that no card has; ask the card again")
     return overdraft_tac_input(after_fen, asked.counter, asked.limit_fen, asked.terminal_number, asked.date, asked.time)
-
-
-def _entry_covered(identity: CardIdentity, purse: int, record: MetroRecord | TransferRecord) -> bytes:
-    if str(purse) not in SCOPES[KeyPurpose.TAC]:
-        raise FormatError(f"application {purse} has no purse that a gate could debit; nothing was made")
-    return composite_mac_input(identity.card, purse, record.encode())
-
-
-def _entry_mac(root: RootKey, identity: CardIdentity, covered: bytes) -> bytes:
-    # The engine has this MAC for acts: SM4-CBC, IV 0, pad80, first 8 bytes.
-    return _card_key(root, identity).act_mac(covered)

@@ -1,5 +1,6 @@
 """`onecard keys` as a custodian meets it: prompts, errors, and nothing left of an interruption at any of them."""
 
+import os
 import secrets
 import subprocess
 import sys
@@ -48,8 +49,8 @@ def run(*words: object) -> None:
 @pytest.fixture
 def store(tmp_path: Path, answers: Callable[..., None]) -> Iterator[Path]:
     answers(*FOUNDING)
-    run("found", tmp_path / "keys")
-    yield tmp_path / "keys"
+    run("found", "--state", tmp_path)
+    yield tmp_path
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -60,17 +61,17 @@ def test_a_key_from_founding_to_destruction(
     store: Path, answers: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers(*CEREMONY)
-    run("ceremony", store, "sm4/TAC/1", "--parts", 2)
+    run("ceremony", "sm4/TAC/1", "--parts", 2, "--state", store)
     for step in ("roll-out", "promote", "suspend", "retire", "destroy"):
         answers(*APPROVING)
         if step == "retire":
             with pytest.raises(OnecardError, match="only active version"):
-                run(step, store, "sm4/TAC/1", "--version", 1)
+                run(step, "sm4/TAC/1", "--version", 1, "--state", store)
             step = "compromise"
-        run(step, store, "sm4/TAC/1", "--version", 1)
+        run(step, "sm4/TAC/1", "--version", 1, "--state", store)
     shown = capsys.readouterr().out
     assert "is destroyed since" in shown
-    run("status", store)
+    run("status", "--state", store)
     shown += capsys.readouterr().out
     for word in (
         "destroyed",
@@ -83,7 +84,7 @@ def test_a_key_from_founding_to_destruction(
         assert word in shown, word
     for secret in (ONE, OTHER, *PASSPHRASES.values()):
         assert secret not in shown
-    (transcript,) = store.parent.glob("keys-transcripts/*.txt")
+    (transcript,) = store.glob("keys-transcripts/*.txt")
     run("check-transcript", transcript)
     assert "every line holds" in capsys.readouterr().out
 
@@ -93,14 +94,14 @@ def test_a_key_from_founding_to_destruction(
 def test_an_interruption_at_any_prompt_leaves_nothing(
     at: int, how: type[BaseException], store: Path, answers: Callable[..., None]
 ) -> None:
-    before = contents(store.parent)
+    before = contents(store)
     answers(*CEREMONY[:at], how())
     with pytest.raises(RefusedError, match="nothing was done"):
-        run("ceremony", store, "sm4/TAC/1", "--parts", 2)
-    after = contents(store.parent)
+        run("ceremony", "sm4/TAC/1", "--parts", 2, "--state", store)
+    after = contents(store)
     assert set(after) - {f"{FILE_NAME}-wal", f"{FILE_NAME}-shm"} == set(before)
     assert not [name for name, octets in after.items() if ONE.encode() in octets or bytes.fromhex(ONE) in octets]
-    with open_store(store) as opened:
+    with open_store(store / "keys") as opened:
         assert opened.inventory() == []
         assert [row[2] for row in opened.audit()] == ["enrol", "enrol"]
 
@@ -109,7 +110,7 @@ def test_an_interruption_at_any_prompt_leaves_nothing(
 def test_an_interrupted_founding_leaves_no_store(at: int, tmp_path: Path, answers: Callable[..., None]) -> None:
     answers(*FOUNDING[:at], KeyboardInterrupt())
     with pytest.raises(RefusedError):
-        run("found", tmp_path / "keys")
+        run("found", "--state", tmp_path)
     assert not contents(tmp_path)
 
 
@@ -121,7 +122,7 @@ def test_foundings_that_are_refused_leave_no_store(tmp_path: Path, answers: Call
     ):
         answers(*texts)
         with pytest.raises(OnecardError, match=why):
-            run("found", tmp_path / "keys")
+            run("found", "--state", tmp_path)
         assert not contents(tmp_path)
 
 
@@ -129,28 +130,28 @@ def test_a_store_under_a_passphrase_asks_for_it(
     tmp_path: Path, answers: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers(*FOUNDING, "words of the store", "words of the store")
-    run("found", tmp_path / "keys", "--production", "--passphrase")
+    run("found", "--state", tmp_path, "--production", "--passphrase")
     answers("words of the store")
-    run("status", tmp_path / "keys")
+    run("status", "--state", tmp_path)
     assert "production store" in capsys.readouterr().out
     answers("others")
     with pytest.raises(OnecardError, match="passphrase"):
-        run("status", tmp_path / "keys")
+        run("status", "--state", tmp_path)
 
 
 def test_three_wrong_components_end_a_ceremony(store: Path, answers: Callable[..., None]) -> None:
     answers("Chen Yi", "zz", "yy", "xx")
     with pytest.raises(FormatError, match="type it again"):
-        run("ceremony", store, "sm4/TAC/1", "--parts", 2)
+        run("ceremony", "sm4/TAC/1", "--parts", 2, "--state", store)
     answers("Chen Yi", "zz", *CEREMONY[1:])
-    run("ceremony", store, "sm4/TAC/1", "--parts", 2)
+    run("ceremony", "sm4/TAC/1", "--parts", 2, "--state", store)
 
 
 def test_imported_keys_have_to_match_their_form(store: Path, answers: Callable[..., None]) -> None:
     answers(*CEREMONY)
     with pytest.raises(FormatError, match="a component is wrong"):
-        run("import-components", store, "sm4/TAC/1", "--parts", 2, "--kcv", "sm4/TAC/1=000000")
-    with open_store(store) as opened:
+        run("import-components", "sm4/TAC/1", "--parts", 2, "--kcv", "sm4/TAC/1=000000", "--state", store)
+    with open_store(store / "keys") as opened:
         assert opened.inventory() == []
     from gmssl.sm4 import SM4_ENCRYPT, CryptSM4
 
@@ -158,8 +159,8 @@ def test_imported_keys_have_to_match_their_form(store: Path, answers: Callable[.
     cipher.set_key((int(ONE, 16) ^ int(OTHER, 16)).to_bytes(16, "big"), SM4_ENCRYPT)
     expected = cipher.crypt_ecb(bytes(16))[:3].hex().upper()
     answers(*CEREMONY)
-    run("import-components", store, "sm4/TAC/1", "--parts", 2, "--kcv", f"sm4/TAC/1={expected}")
-    with open_store(store) as opened:
+    run("import-components", "sm4/TAC/1", "--parts", 2, "--kcv", f"sm4/TAC/1={expected}", "--state", store)
+    with open_store(store / "keys") as opened:
         assert [fact.kcv.hex().upper() for fact in opened.inventory()] == [expected]
 
 
@@ -167,40 +168,41 @@ def test_dates_and_demands_show_in_the_status(
     store: Path, answers: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers(*APPROVING)
-    run("sunset", store, "3des", "--making-until", "2027-06-30", "--verifying-until", "2029-06-30")
+    run("sunset", "3des", "--making-until", "2027-06-30", "--verifying-until", "2029-06-30", "--state", store)
     answers(*APPROVING)
-    run("sm4-only", store, "terminal 900001", "--since", "2027-01-01")
+    run("sm4-only", "terminal 900001", "--since", "2027-01-01", "--state", store)
     answers(*APPROVING)
-    run("issue-psams", store, "0000000dbba1")
-    run("status", store)
+    run("issue-psams", "0000000dbba1", "--state", store)
+    run("status", "--state", store)
     shown = capsys.readouterr().out
     assert "loads until 2027-06-30, verified until 2029-06-30" in shown
     assert "SM4 only: terminal 900001 since 2027-01-01" in shown
     with pytest.raises(FormatError, match="no suite"):
-        run("sunset", store, "aes", "--making-until", "2027-06-30", "--verifying-until", "2029-06-30")
+        run("sunset", "aes", "--making-until", "2027-06-30", "--verifying-until", "2029-06-30", "--state", store)
 
 
 def test_a_restored_backup(store: Path, answers: Callable[..., None]) -> None:
-    backup = (store / FILE_NAME).read_bytes()
+    backup = (store / "keys" / FILE_NAME).read_bytes()
     answers(*CEREMONY)
-    run("ceremony", store, "sm4/TAC/1", "--parts", 2)
-    (store / FILE_NAME).write_bytes(backup)
+    run("ceremony", "sm4/TAC/1", "--parts", 2, "--state", store)
+    (store / "keys" / FILE_NAME).write_bytes(backup)
     with pytest.raises(OnecardError, match="accept-restored"):
-        run("list", store)
+        run("list", "--state", store)
     answers(*APPROVING)
-    run("accept-restored", store)
-    run("list", store)
+    run("accept-restored", "--state", store)
+    run("list", "--state", store)
 
 
 def test_what_is_not_there_is_said(tmp_path: Path, answers: Callable[..., None]) -> None:
     with pytest.raises(SetupError, match="no key store"):
-        run("status", tmp_path / "none")
+        run("status", "--state", tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
 def test_without_a_terminal_nothing_is_done(store: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from onecard.cli import main; main()", "keys", "ceremony", str(store), "sm4/TAC/1"],
+        [sys.executable, "-c", "from onecard.cli import main; main()", "keys", "ceremony", "sm4/TAC/1"],
+        env=os.environ | {"ONECARD_STATE": str(store)},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode and "nothing was done" in done.stdout + done.stderr

@@ -21,11 +21,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from psec.mac import generate_retail_mac
 
 from cardcore import cryptogram
 from cardcore.authority import CardIdentity, KeyStep, LoadRequest, OverdraftRequest, Under
 from cardcore.errors import FormatError, KeyUseError, RefusedError
 from cardcore.record import Kind, Sector, Suite, TapRecord
+from cardcore.switches import Sm4SessionKey
 from keys import acts
 from keys.ceremony import TEST_TRANSPORT_KEY
 from keys.columns import Records, from_bytes
@@ -36,10 +38,12 @@ from keys.guarded import Guarded
 from keys.loads import Quota, Quotas
 from keys.pkcs11 import Missing, TokenStore, open_token_store
 from keys.proof import act_digest, sm3, split_digest
+from keys.psams import Ceilings
 from keys.purposes import SUITE_LABELS, KeyId, KeyPurpose, KeyState, required_roots
 from keys.rotation import Move
 from keys.store import EmbeddedStore, KeyFacts, open_store
 from keys.verifiers import OpenedAct, Verdict
+from simulators.card_behaviour import Behaviour
 from tests import test_keys_reference as reference
 from tests.softhsm import SoftHsm, softhsm
 from tests.test_keys_guard import ACTS
@@ -355,6 +359,16 @@ async def test_loads(place: Place, store: Store) -> None:
     assert store._state.spent("2026-03-02", "total") == Quota(len(place.suites), 10_000 * len(place.suites))
 
 
+@pytest.mark.filterwarnings("ignore:.*TripleDES")
+@pytest.mark.parametrize("rule", Sm4SessionKey)
+def test_a_card_of_each_session_rule(rule: Sm4SessionKey, place: Place, store: Store) -> None:
+    """Issued, given an allowance, loaded and unloaded by the store; the software card proves each session key."""
+    from tests.test_keys_unloads import Bench, live  # a killed child imports this file without the bench of cards
+
+    for suite in place.suites:
+        live(Bench("construction-ministry", suite, store, Behaviour(sm4_session_key=rule.value)))
+
+
 async def test_loads_at_once_never_exceed_the_quota(store: Store) -> None:
     authoriser = store.load_authoriser(Noon(), Quotas(Quota(5, 100_000), Quota(5, 100_000)))
     requests = [asked(Suite.TRIPLE_DES, counter=counter) for counter in range(12)]
@@ -432,8 +446,51 @@ async def test_overdraft(place: Place, store: Store) -> None:
             await store.personaliser().set_overdraft(replace(request, old_limit_fen=101))
 
 
+@pytest.mark.filterwarnings("ignore:.*TripleDES")
+async def test_the_ceilings_of_psams(place: Place, store: Store) -> None:
+    """Two commands for one challenge of one PSAM; no ceiling is none of what it sets."""
+    keeper, challenge = store.psam_keeper(), bytes.fromhex("a1b2c3d4e5f60718")
+    for suite in place.suites:
+        block, size = reference.BLOCK[suite]
+        proved = await keeper.prove(psam(suite), challenge)
+        answer = block(psam_key(suite, "CONTROL/0"), challenge.ljust(size, b"\0"))
+        assert proved == b"\x00\x82\x00\x00" + bytes((size,)) + answer
+        made = await keeper.set_ceilings(psam(suite), Ceilings(2000, 400_000), challenge)
+        covered = bytes.fromhex("84E800000C 000007D0 00061A80")
+        padded = reference.pad(covered, size)
+        if suite is Suite.SM4:
+            mac = reference.chain(suite, psam_key(suite, "MAINTENANCE/0"), padded, challenge)[:4]
+        else:
+            key = psam_key(suite, "MAINTENANCE/0")
+            first = bytes(a ^ b for a, b in zip(padded[:8], challenge, strict=True))
+            mac = generate_retail_mac(key[:8], key[8:], first + padded[8:], 1, 4)
+        assert made == covered + mac
+        said = [row[2:] for row in store.audit(2)]
+        name, who = SUITE_LABELS[suite], f"PSAM {TERMINAL.hex()}"
+        assert said == [
+            ("keep", who, f"prove the control key; key {name}/CONTROL/0 v1"),
+            ("keep", who, f"ceilings 2000 purchases, 400000 fen; key {name}/MAINTENANCE/0 v1"),
+        ]
+        for wrong in (bytes(4), bytes(7), bytes(16)):
+            with pytest.raises(FormatError, match="challenge"):
+                await keeper.prove(psam(suite), wrong)
+    for count, amount_fen in ((0, 5), (5, 0), (2**32, 5), (5, -1)):
+        with pytest.raises(FormatError, match="none at all"):
+            Ceilings(count, amount_fen)
+    suspended = KeyId(Suite.TRIPLE_DES, KeyPurpose.MAINTENANCE, "0")
+    for name in ("Wang", "Li"):
+        acts.enrol(store, name, PASSPHRASE)
+    carried(store, Move.SUSPEND, suspended)
+    with pytest.raises(KeyUseError, match="no usable key 3des/MAINTENANCE/0"):
+        await keeper.set_ceilings(psam(Suite.TRIPLE_DES), Ceilings(1, 1), challenge)
+    store.close()
+    with pytest.raises(KeyUseError):
+        await keeper.prove(psam(place.suites[0]), challenge)
+
+
 def handles(place: Place, store: Store) -> list[Guarded]:
     made = [store.tac_verifier(), store.act_verifier(), store.personaliser(), store.load_authoriser(Noon(), QUOTAS)]
+    made.append(store.psam_keeper())
     return [*made, store.seal_verifier()] if Suite.SM4 in place.suites else made
 
 

@@ -20,11 +20,12 @@ from cardcore.record import Suite
 from keys.ceremony import test_ceremony
 from keys.engine.root import RootKey
 from keys.engine.suites import suite_of
+from keys.entries import EntryGuard
 from keys.guarded import Guarded
 from keys.purposes import KeyId, KeyPurpose
 from keys.store import EmbeddedStore, open_store
 from keys.unloads import UnloadAuthoriser
-from keys.upkeep import CardUpkeep, EntryGuard
+from keys.upkeep import CardUpkeep
 from keys.verifiers import ActVerifier, SealVerifier, TacVerifier
 from tests.test_keys_loads import COMPONENTS, QUOTAS, Noon, root
 
@@ -42,6 +43,7 @@ ACTS = {
     "UnloadAuthoriser": {"authorise_unload", "confirm_unload"},
     "CardUpkeep": {"protect", "reveal", "block", "reload_pin", "unblock_pin", "confirm_overdraft"},
     "EntryGuard": {"guard", "holds"},
+    "PsamKeeper": {"prove", "set_ceilings"},
 }
 # Every place where bytes cross a public callable, and what they are; a new one has to be thought about here.
 BYTES = {
@@ -56,6 +58,7 @@ BYTES = {
     "authority.Authority.set_overdraft": {"return"},
     "authority.Authority.unblock_pin": {"return"},
     "authority.Authority.write_key": {"challenge", "return"},
+    "entries.EntryGuard.guard": {"return"},
     "personaliser.Personaliser.authenticate": {"challenge", "return"},
     "personaliser.Personaliser.secure": {"challenge", "command", "return"},
     "personaliser.Personaliser.set_overdraft": {"return"},
@@ -67,7 +70,9 @@ BYTES = {
     "upkeep.CardUpkeep.reload_pin": {"return"},
     "upkeep.CardUpkeep.reveal": {"return"},
     "upkeep.CardUpkeep.unblock_pin": {"return"},
-    "upkeep.EntryGuard.guard": {"return"},
+    # A PSAM's challenge in; the one command that it serves out.
+    "psams.PsamKeeper.prove": {"challenge", "return"},
+    "psams.PsamKeeper.set_ceilings": {"challenge", "return"},
     # Records, digests, verdicts.
     "columns.from_bytes": {"raw"},
     "columns.number": {"columns"},
@@ -110,8 +115,14 @@ BYTES = {
     "register.sunset_row": {"return"},
     "state.StateFile.change": {"statements"},
     "state.StateFile.rows": {"return"},
-    "store.EmbeddedStore.rows_of": {"return"},
-    "store.KeyFacts.__init__": {"kcv"},
+    "acts.decide": {"statements"},
+    "embedded.EmbeddedStore.rows_of": {"return"},
+    "embedded.KeyFacts.__init__": {"kcv"},
+    # What a store says of itself: among it, its own key, wrapped.
+    "wrapping.founded": {"kind", "return"},
+    "wrapping.marked": {"facts", "return"},
+    "wrapping.opened": {"facts"},
+    "wrapping.rewrapped": {"return"},
 }
 
 
@@ -126,7 +137,7 @@ def handles(store: EmbeddedStore) -> list[Guarded]:
     return [
         store.tac_verifier(), store.seal_verifier(), store.act_verifier(), store.personaliser(),
         store.load_authoriser(Noon(), QUOTAS), UnloadAuthoriser(store._in_use(), store.book, Noon(), QUOTAS),
-        CardUpkeep(store._in_use(), store.book), EntryGuard(store._in_use(), store.book),
+        CardUpkeep(store._in_use(), store.book), EntryGuard(store._in_use(), store.book), store.psam_keeper(),
     ]  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def test_values_are_percent_encoded() -> None:
     "text",
     [
         "", "onecard", "PKCS11", "pkcs11:", "pkcs11:token=onecard", "pkcs11:?module-path=/m&pin-source=env:P",
-        "pkcs11:token=a?module-path=/m", "pkcs11:token=a?pin-source=env:P",
+        "pkcs11:token=a?pin-source=env:P",
         "pkcs11:token=?module-path=/m&pin-source=env:P", "pkcs11:token=a;token=b?module-path=/m&pin-source=env:P",
         "pkcs11:token=a;object=tac?module-path=/m&pin-source=env:P", "pkcs11:tokn=a?module-path=/m&pin-source=env:P",
         "pkcs11:token=a?module-path=/m&pin-source=%7Ccat%20pin", "pkcs11:token=a?module-path=/m&pin-source=http://pin",

@@ -58,11 +58,12 @@ from cardcore.script import psam_steps
 from cardcore.switches import OverdraftTacKey, PinUnblockPlace
 from keys.ceremony import test_ceremony
 from keys.columns import from_bytes
+from keys.entries import EntryGuard
 from keys.purposes import KeyId, KeyPurpose, KeyState
 from keys.register import life_row, psam_row, sunset_row
 from keys.rotation import Sunset
 from keys.store import EmbeddedStore, open_store
-from keys.upkeep import CardUpkeep, EntryGuard
+from keys.upkeep import CardUpkeep
 from keys.verifiers import Verdict
 from simulators.card_behaviour import Behaviour
 from simulators.psam import SoftwarePsam

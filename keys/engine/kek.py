@@ -1,4 +1,5 @@
-"""Where the key-encryption key of an embedded store comes from: a file beside the store, or a passphrase."""
+"""Where the key-encryption key of an embedded store comes from: a file beside the store, or a passphrase. It opens the
+store's own key and nothing else (`keys.engine.block`)."""
 
 import os
 import stat
@@ -15,35 +16,55 @@ KEK_BYTES = 16
 
 
 class KekSource(StrEnum):
-    """How a store's key-encryption key is made; kept in the store, because it cannot be guessed from the passphrase."""
+    """What opens a store; kept in it, because it cannot be guessed from a passphrase. A token opens by its PIN."""
 
     FILE = "file"
     ARGON2ID = "argon2id"
     PBKDF2_SM3 = "pbkdf2-sm3"
+    TOKEN = "token"  # noqa: S105 - a kind, not a secret
+
+
+PASSPHRASES = frozenset({KekSource.ARGON2ID, KekSource.PBKDF2_SM3})
 
 
 def from_passphrase(source: KekSource, passphrase: str, salt: bytes) -> bytes:
-    """Stretch a passphrase: Argon2id (64 MiB), or PBKDF2 with HMAC-SM3 where only SM algorithms may be used."""
+    """Stretch a passphrase: Argon2id (64 MiB), or PBKDF2 with HMAC-SM3 where only SM algorithms may be used. Raises
+    KeyUseError for what is no passphrase."""
     secret = passphrase.encode()
     if source is KekSource.ARGON2ID:
         return Argon2id(salt=salt, length=KEK_BYTES, iterations=3, lanes=4, memory_cost=65_536).derive(secret)
-    return PBKDF2HMAC(SM3(), KEK_BYTES, salt, 600_000).derive(secret)
+    if source is KekSource.PBKDF2_SM3:
+        return PBKDF2HMAC(SM3(), KEK_BYTES, salt, 600_000).derive(secret)
+    raise KeyUseError(f"a {source} is no passphrase; nothing was opened")
 
 
 def make_file(path: Path) -> bytes:
-    """Draw a key-encryption key into a new file of mode 0600; raises SetupError when the file is there already."""
+    """Draw a key-encryption key into a new file of mode 0600, which is on the disk when this returns; raises SetupError
+    when the file is there already, or cannot be written."""
     kek = os.urandom(KEK_BYTES)
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(kek.hex() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(path)
     except FileExistsError as error:
         raise SetupError(
             f"{path} exists, but its store does not: restore the store, or move the file away if it is gone for good"
         ) from error
-    with os.fdopen(handle, "w") as file:
-        file.write(kek.hex() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    except OSError as error:
+        raise SetupError(f"the key file {path} cannot be written ({error}); nothing was done, make room") from error
     return kek
+
+
+def sync_folder(path: Path) -> None:
+    """Put the name of a file on the disk, or its absence."""
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read_file(path: Path) -> bytes:

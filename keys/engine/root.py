@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from threading import Lock
 
-from cardcore.errors import KeyUseError
+from cardcore.errors import FormatError, KeyUseError
 from keys.engine.suites import Octets, SuiteKey, suite_of
 from keys.guarded import Guarded
 from keys.purposes import KeyId, KeyPurpose, KeyState
@@ -68,6 +68,13 @@ class RootKey(Guarded):
 
 
 Roots = Mapping[KeyId, RootKey]
+
+
+def card_key(root: RootKey, issuer: bytes, serial: bytes) -> SuiteKey:
+    """As `RootKey.card`; raises FormatError for what names no card."""
+    if len(issuer) != 4 or len(serial) != 10:
+        raise FormatError("a card has an issuer of 4 and a serial of 10 bytes; nothing was made")
+    return root.card(issuer, serial)
 
 
 def of_purpose(

@@ -15,8 +15,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher, modes
 from cryptography.hazmat.primitives.ciphers.algorithms import SM4
 from numpy.typing import NDArray
 
+from cardcore.cryptogram import session_input
 from cardcore.errors import FormatError, KeyUseError
 from cardcore.record import Suite
+from cardcore.switches import Sm4SessionKey
 from keys.engine import des_lanes, sm4_lanes
 from keys.guarded import Guarded
 from keys.purposes import SUITE_LABELS
@@ -123,14 +125,15 @@ class SuiteKey(Guarded):
         """Check value: first 3 bytes of the encipherment of zeros."""
         return self.encrypt(bytes(self.block))[:3]
 
-    def load_session(self, random: bytes, counter: int) -> SessionKey:
-        """Session key of load, unload and overdraft, from the 4-byte random and the online counter."""
-        return self._session(random + counter.to_bytes(2, "big"))
+    def load_session(self, random: bytes, counter: int, rule: Sm4SessionKey = Sm4SessionKey.PADDED) -> SessionKey:
+        """Session key of load, unload and overdraft, from the 4-byte random and the online counter, by the profile's
+        rule."""
+        return self._session(self.encrypt(session_input(self.suite, random, counter, sm4=rule)))
 
     def purchase_session(self, random: bytes, counter: int, terminal_transaction: int) -> SessionKey:
         """Session key of a purchase, from the random, the offline counter and the last 2 bytes of the terminal
         transaction number."""
-        return self._session(random + counter.to_bytes(2, "big") + (terminal_transaction & 0xFFFF).to_bytes(2, "big"))
+        return self._session(self.encrypt(session_input(self.suite, random, counter, terminal_transaction)))
 
     def encipher(self, content: bytes) -> bytes:
         """Secure messaging: length ‖ content, padded only when it does not fill its blocks; ECB."""
@@ -162,8 +165,9 @@ class SuiteKey(Guarded):
     @abstractmethod
     def _algorithm(self) -> TripleDES | SM4: ...
 
+    @staticmethod
     @abstractmethod
-    def _session(self, seed: bytes) -> SessionKey: ...
+    def _session(octets: bytes) -> SessionKey: ...
 
     @abstractmethod
     def _whole_mac(self, message: bytes, iv: bytes) -> bytes: ...
@@ -179,9 +183,9 @@ class TripleDesKey(SuiteKey):
     def _algorithm(self) -> TripleDES:
         return TripleDES(self._octets + self._octets[:8])
 
-    def _session(self, seed: bytes) -> SessionKey:
-        # Eight bytes of seed fill the block (purchase); six take the padding 80 00 (load).
-        return SessionKey(TripleDES(self.encrypt(seed if len(seed) == 8 else pad80(seed, 8)) * 3))
+    @staticmethod
+    def _session(octets: bytes) -> SessionKey:
+        return SessionKey(TripleDES(octets * 3))
 
     def _whole_mac(self, message: bytes, iv: bytes) -> bytes:
         """Retail MAC: DES-CBC under the left half, but the last block goes through both halves, which is 3DES of it."""
@@ -222,8 +226,9 @@ class Sm4Key(SuiteKey):
     def _algorithm(self) -> SM4:
         return SM4(self._octets)
 
-    def _session(self, seed: bytes) -> SessionKey:
-        return SessionKey(SM4(self.encrypt(pad80(seed, 16))))
+    @staticmethod
+    def _session(octets: bytes) -> SessionKey:
+        return SessionKey(SM4(octets))
 
     def _whole_mac(self, message: bytes, iv: bytes) -> bytes:
         if self._mac is None:

@@ -12,6 +12,6 @@ the product imports from this page only.
 """
 
 from keys.pkcs11.limits import Limit, Missing
-from keys.pkcs11.store import TokenStore, open_token_store
+from keys.pkcs11.store import TokenStore, needs_pin, open_token_store
 
-__all__ = ["Limit", "Missing", "TokenStore", "open_token_store"]
+__all__ = ["Limit", "Missing", "TokenStore", "needs_pin", "open_token_store"]

@@ -45,6 +45,7 @@ class Hsm(Guarded):
         "_refused",
         "_session",
         "_thread",
+        "made_by",
         "mechanisms",
         "serial",
         "uri",
@@ -63,6 +64,7 @@ class Hsm(Guarded):
         self._lib: Any = None
         self._refused = ""
         self.serial = b""
+        self.made_by = ""
         self.mechanisms: frozenset[str] = frozenset()
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="hsm", daemon=True)
@@ -230,6 +232,7 @@ class Hsm(Guarded):
         if self.serial not in (b"", found[0].serial):
             raise SetupError(f"{self.uri} is another token than before; put the first one back")
         self.serial = found[0].serial
+        self.made_by = f"{_text(found[0].manufacturer_id)} {_text(found[0].model)}".strip()
         return found[0]
 
     def _find_keys(self) -> None:

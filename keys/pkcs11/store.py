@@ -6,15 +6,16 @@ can be taken without the other, and all acts of two persons (`keys.acts`) are th
 """
 
 import hmac
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from cardcore.errors import FormatError, KeyUseError, SetupError
 from cardcore.record import Suite
-from keys.chain import Anchor, Chain
+from keys.chain import Chain
+from keys.embedded import EmbeddedStore, state_file
 from keys.engine.block import Sealer
+from keys.engine.kek import KekSource
 from keys.engine.root import RootKey
 from keys.governed import Personaliser, SealVerifier
 from keys.pkcs11.hsm import PREFIX, Hsm
@@ -24,7 +25,7 @@ from keys.pkcs11.root import TokenRoot, label_of, left_of
 from keys.pkcs11.uri import TokenUri
 from keys.purposes import SUITE_LABELS, KeyId, KeyPurpose, KeyState
 from keys.state import Clock, StateFile, Statement
-from keys.store import EmbeddedStore, MachineClock, anchor_file
+from keys.wrapping import marked
 
 FILE_NAME = "token.sqlite"
 SEAL_KEY = f"{PREFIX}seal"
@@ -84,9 +85,9 @@ class TokenStore(EmbeddedStore):
         """`inside` are the suites whose roots live in the token, `sealed` those whose roots lie sealed beside it."""
         self._hsm = hsm
         self._inside, self._sealed = inside, sealed
-        self.limits = limits
+        self.limits: Sequence[Limit] = limits
         self._installed: list[str] = []
-        super().__init__(state, sealer, production)
+        super().__init__(state, sealer, production, KekSource.TOKEN)
 
     def __enter__(self) -> "TokenStore":
         return self
@@ -100,12 +101,36 @@ class TokenStore(EmbeddedStore):
         finally:
             self._hsm.close()
 
+    def places(self) -> dict[str, str]:
+        """What lies where, for its custodians."""
+        beside = "list of keys, quota, audit"
+        return {
+            "keys": f"{self._hsm.uri}, serial {self._hsm.serial.decode(errors='replace')}, {self._hsm.made_by}",
+            f"keys (sealed), {beside}" if self.sealed_beside else beside: str(self._state.path),
+            "opened by": self._hsm.uri.opened_by,
+            "anchor": str(self.anchor.path),
+        }
+
+    @property
+    def in_software(self) -> bool:
+        """Whether the token is a program, whose keys lie in files."""
+        return "softhsm" in self._hsm.made_by.casefold()
+
+    @property
+    def sealed_beside(self) -> int:
+        """How many keys lie sealed beside the token, and open in this process."""
+        return sum(not isinstance(root, TokenRoot) for root in self._roots.values())
+
+    def check_holds(self, id: KeyId) -> None:
+        """Raises KeyUseError for a key that this token cannot hold."""
+        if id.suite not in self._inside | self._sealed:
+            raise KeyUseError(f"{id} cannot be kept: {self._limit(id)}; nothing was kept")
+
     def fresh(self, keys: Sequence[RootKey]) -> list[RootKey]:
         """As `EmbeddedStore.fresh`; raises KeyUseError also for a key that this token cannot hold."""
         fresh = super().fresh(keys)
         for root in fresh:
-            if root.id.suite not in self._inside | self._sealed:
-                raise KeyUseError(f"{root.id} cannot be kept: {self._limit(root.id)}; nothing was kept")
+            self.check_holds(root.id)
         return fresh
 
     def rows_of(self, keys: Sequence[RootKey]) -> list[Statement]:
@@ -189,25 +214,28 @@ def open_token_store(
     path: Path,
     *,
     production: bool = False,
-    missing: Missing = Missing.REFUSE,
+    pin: str | None = None,
+    missing: Missing | None = None,
     clock: Clock | None = None,
     anchor: Path | None = None,
     restored: bool = False,
 ) -> TokenStore:
     """Open the store in the token of `uri` (RFC 7512) with its evidence in directory `path`, or found it there.
 
-    `missing` says what becomes of a suite that the token cannot do; what follows stands in `limits`. `clock`, `anchor`
-    and `restored` are those of `keys.store.open_store`. Raises FormatError (URI), SetupError (module, token, PIN,
+    `pin` opens it when the URI names no source of one. `missing` says what becomes of a suite that the token cannot do:
+    what was said at the founding, unless named; then REFUSE. What follows stands in `limits`. `clock`, `anchor` and
+    `restored` are those of `keys.store.open_store`. Raises FormatError (URI), SetupError (module, token, PIN,
     mechanisms, directory) and KeyUseError (token and directory do not belong together, a changed or older store, a
     test store). Nothing is changed then.
     """
-    hsm = Hsm(TokenUri.parse(uri))
+    hsm = Hsm(TokenUri.parse(uri, pin))
     try:
+        missing = missing or _founded_with(path)
         limits, inside = limits_of(hsm.mechanisms, missing)
         sealed = frozenset(SUITE_LABELS) - inside if missing is Missing.SEAL else frozenset[Suite]()
-        state = _state_file(path, clock, anchor)
+        state = state_file(path, FILE_NAME, clock, anchor)
         try:
-            founded, sealer = _bind(hsm, state, path, production, anchored=not restored)
+            founded, sealer = _bind(hsm, state, path, production, missing, anchored=not restored)
             store = TokenStore(hsm, state, sealer, limits, inside, sealed, founded)
             if restored:
                 state.anchor, store.restored = None, True
@@ -220,28 +248,34 @@ def open_token_store(
         raise
 
 
-def _state_file(path: Path, clock: Clock | None, anchor: Path | None) -> StateFile:
+def needs_pin(uri: str) -> bool:
+    """Whether a token's URI leaves open where its PIN is. Raises FormatError."""
+    return not TokenUri.parse(uri).has_pin
+
+
+def _founded_with(path: Path) -> Missing:
+    """What the store was founded with; a fact that was changed is found when the store is bound to its token."""
+    if not (path / FILE_NAME).is_file():
+        return Missing.REFUSE
+    state = state_file(path, FILE_NAME, None, None)
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Only a new file is opened here: closing a descriptor of a database drops all locks of this process on it.
-        with suppress(FileExistsError):
-            os.close(os.open(path / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    except OSError as error:
-        raise SetupError(
-            f"the directory {path} of the token store cannot be used ({error}); name one that this user may write"
-        ) from error
-    return StateFile(path / FILE_NAME, clock or MachineClock(), Anchor(anchor or anchor_file(path)))
+        said = state.facts().get("missing", b"").decode(errors="replace")
+    finally:
+        state.close()
+    return Missing(said) if said in list(Missing) else Missing.REFUSE
 
 
-def _bind(hsm: Hsm, state: StateFile, path: Path, production: bool, *, anchored: bool) -> tuple[bool, TokenSealer]:
+def _bind(
+    hsm: Hsm, state: StateFile, path: Path, production: bool, missing: Missing, *, anchored: bool
+) -> tuple[bool, TokenSealer]:
     """Whether it is a production store, and its sealer, whose key the token makes anew each time."""
     facts, labels = state.facts(), hsm.labels()
     if not facts:
-        return production, _found(hsm, state, path, labels, production)
+        return production, _found(hsm, state, path, labels, production, missing)
     if SEAL_KEY not in labels:
         raise KeyUseError(f"{path} belongs to another token than {hsm.uri}; nothing was opened, name that one")
     sealer = TokenSealer(hsm)
-    if not hmac.compare_digest(sealer.mark(_marked(facts)), facts.get("mark", b"")):
+    if not hmac.compare_digest(sealer.mark(marked(facts)), facts.get("mark", b"")):
         raise KeyUseError(f"{path} belongs to another token than {hsm.uri}, or was changed; nothing was opened")
     if production and facts["kind"] != b"production":
         raise KeyUseError(f"{path} was founded as a test store and cannot become a production store; found a new one")
@@ -249,7 +283,9 @@ def _bind(hsm: Hsm, state: StateFile, path: Path, production: bool, *, anchored:
     return facts["kind"] == b"production", sealer
 
 
-def _found(hsm: Hsm, state: StateFile, path: Path, labels: frozenset[str], production: bool) -> TokenSealer:
+def _found(
+    hsm: Hsm, state: StateFile, path: Path, labels: frozenset[str], production: bool, missing: Missing
+) -> TokenSealer:
     # The sealing key alone is what a kill while founding leaves.
     if labels - {SEAL_KEY}:
         raise KeyUseError(
@@ -263,10 +299,7 @@ def _found(hsm: Hsm, state: StateFile, path: Path, labels: frozenset[str], produ
     if SEAL_KEY not in labels:
         hsm.generate(SEAL_KEY)
     sealer = TokenSealer(hsm)
-    facts = {"kind": b"production" if production else b"test", "kek": b"token", "salt": hsm.serial}
-    state.found(facts | {"mark": sealer.mark(_marked(facts))}, Chain(sealer))
+    kind, opener = b"production" if production else b"test", KekSource.TOKEN.encode()
+    facts = {"kind": kind, "kek": opener, "salt": hsm.serial, "missing": missing.encode()}
+    state.found(facts | {"mark": sealer.mark(marked(facts))}, Chain(sealer))
     return sealer
-
-
-def _marked(facts: dict[str, bytes]) -> bytes:
-    return b"|".join(facts.get(name, b"") for name in ("kind", "kek", "salt"))

@@ -1,6 +1,8 @@
 """Which token, by which module, with the PIN from where: a URI of RFC 7512.
 
 pkcs11:token=onecard?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/etc/onecard/pin
+
+Without pin-source the PIN is asked for where somebody sits; a service has a source.
 """
 
 import os
@@ -24,15 +26,26 @@ class TokenUri:
 
     token: Mapping[str, str]
     module: Path
-    _pin_source: str = field(repr=False)
+    _pin_source: str = ""
+    _pin: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         named = ";".join(f"{name}={value}" for name, value in self.token.items())
         return f"{SCHEME}{named} by {self.module}"
 
+    @property
+    def has_pin(self) -> bool:
+        """Whether the PIN is at hand, or its source is named."""
+        return bool(self._pin_source or self._pin)
+
+    @property
+    def opened_by(self) -> str:
+        """Where its PIN comes from, for people."""
+        return f"PIN from {self._pin_source}" if self._pin_source else "PIN that is asked for"
+
     @classmethod
-    def parse(cls, text: str) -> "TokenUri":
-        """Raises FormatError on anything but a token's URI with a module and a source of its PIN."""
+    def parse(cls, text: str, pin: str | None = None) -> "TokenUri":
+        """Raises FormatError on anything but a token's URI with a module, and on a source of its PIN that is none."""
         if not text.startswith(SCHEME):
             raise FormatError(f"a token is named by a URI pkcs11:token=…?module-path=…&pin-source=…, not by {text!r}")
         path, _, query = text.removeprefix(SCHEME).partition("?")
@@ -40,18 +53,25 @@ class TokenUri:
             # The text is not shown: it would hand the PIN to a log.
             raise FormatError("a PIN never stands in a URI, where others read it: use pin-source=file:… or env:…")
         token, where = _attributes(path, ";", _PATH), _attributes(query, "&", _QUERY)
-        if not token or len(where) != len(_QUERY):
+        if not token or "module-path" not in where:
             raise FormatError(
-                "the URI of a token has at least one of token=, serial=, manufacturer=, model= before the ? and both "
-                "module-path= and pin-source= after it; nothing was opened"
+                "the URI of a token has at least one of token=, serial=, manufacturer=, model= before the ? and "
+                "module-path= after it; nothing was opened"
             )
-        source = where["pin-source"]
-        if not source.startswith(("file:", "env:", "/")):
+        source = where.get("pin-source", "")
+        if source and not source.startswith(("file:", "env:", "/")):
             raise FormatError("pin-source is file:<path> or env:<variable>; nothing was opened")
-        return cls(token, Path(where["module-path"]), source)
+        return cls(token, Path(where["module-path"]), source, pin)
 
     def pin(self) -> str:
         """The PIN, read anew each time; raises SetupError when its file or variable is missing or open to others."""
+        if not self._pin_source:
+            if not self._pin:
+                raise SetupError(
+                    f"the PIN of {self} is needed: name its source in the URI (pin-source=file:…), or use a command "
+                    "that asks for it; nothing was opened"
+                )
+            return self._pin
         kind, _, name = self._pin_source.rpartition(":")
         if kind == "env":
             if not (pin := os.environ.get(name, "")):
