@@ -138,16 +138,23 @@ class CardOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PsamOrder:
-    """One PSAM: terminal number (6 bytes), serial (10 bytes), the sector it may debit for, suite of its control key."""
+    """One PSAM: terminal number (6 bytes), serial (10 bytes), the sector it may debit for, suite of its control key.
+
+    `gate`: it is a metro gate's, and gets the entry root too; whoever has that root can make entries of any card.
+    Raises FormatError for other lengths, or a gate of another sector than transit.
+    """
 
     terminal_number: bytes
     serial: bytes
     sector: Sector
     suite: Suite
+    gate: bool = False
 
     def __post_init__(self) -> None:
         if len(self.terminal_number) != 6 or len(self.serial) != 10:
             raise FormatError("a PSAM has a terminal number of 6 bytes and a serial of 10 bytes")
+        if self.gate and self.sector is not Sector.TRANSIT:
+            raise FormatError(f"a PSAM of {self.sector.label} is in no metro gate; nothing was made, correct the order")
 
     @property
     def identity(self) -> PsamIdentity:

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from cardcore.card_files import METRO_ID, TRANSFER_ID
-from cardcore.card_map import ALL_APPLICATIONS, MF_FID, KeyType
+from cardcore.card_map import ALL_APPLICATIONS, MF_FID, KeyType, Sfi
 from cardcore.commands.personalise import FileKind
 from cardcore.errors import ProfileError
 from cardcore.profile_spec import (
@@ -50,6 +50,8 @@ __all__ = [
 
 SUITE_NAMES = {"3des": Suite.TRIPLE_DES, "sm4": Suite.SM4}
 COMPOSITES = {"metro": METRO_ID, "transfer": TRANSFER_ID}
+# One command carries 235 bytes before its MAC: 14 blocks of SM4, the first byte of which is the length.
+MOST_ENCIPHERED_BYTES = 223
 # What FMCOS spends on one 16-byte key with its header.
 _KEY_BYTES = 24
 
@@ -156,6 +158,7 @@ def _file(source: Table) -> FileSpec:
             write_right=table.number("write"),
             protected=table.flag("protected"),
             composites=table.choices("composites", COMPOSITES) if "composites" in table and not binary else (),
+            enciphered=table.flag("enciphered") if "enciphered" in table else False,
         )
 
 
@@ -195,6 +198,8 @@ def _contradictions(application: ApplicationSpec, suites: tuple[Suite, ...]) -> 
         yield "the first key is the control key, for it protects the others"
     if any(item.protected for item in application.files) and KeyType.MAINTENANCE not in kinds:
         yield "a protected file needs a maintenance key"
+    for item in application.files:
+        yield from (f"file {item.fid:04X} {fault}" for fault in _enciphered_faults(item))
     for suite in suites:
         names = [(key.type, key.ids[suite]) for key in application.keys]
         if len(set(names)) != len(names):
@@ -210,6 +215,19 @@ def _contradictions(application: ApplicationSpec, suites: tuple[Suite, ...]) -> 
         log = next((item for item in application.files if item.sfi == application.purse.log_sfi), None)
         if log is None or log.kind is not FileKind.CYCLIC or log.length != 23:
             yield "purse.log_sfi names a cyclic file of 23-byte records"
+
+
+def _enciphered_faults(item: FileSpec) -> Iterator[str]:
+    if not item.enciphered:
+        return
+    if not item.protected:
+        yield "is enciphered, and so is protected too: its writes carry a MAC as well"
+    if item.fid == Sfi.COMMON:
+        yield "cannot be enciphered: SELECT shows it to everyone"
+    if item.composites:
+        yield "cannot be enciphered: the card itself writes composite records, in clear"
+    if item.length > MOST_ENCIPHERED_BYTES:
+        yield f"is enciphered, and so has at most {MOST_ENCIPHERED_BYTES} bytes, which one command carries"
 
 
 _PURSE_KEYS = frozenset({KeyType.PURCHASE, KeyType.LOAD, KeyType.UNLOAD, KeyType.TAC, KeyType.OVERDRAFT, KeyType.PIN})

@@ -15,6 +15,7 @@ from cardcore.switches import LogCounter, Switches
 class FileSpec:
     """One elementary file: `count` records of `length` bytes, or 0 and a binary of `length` bytes.
 
+    `protected`: every write carries a MAC; `enciphered`: it is enciphered as well, and so is every read.
     `composites` are the ids of the composite records that personalisation writes into it.
     """
 
@@ -26,6 +27,7 @@ class FileSpec:
     write_right: int
     protected: bool
     composites: tuple[int, ...] = ()
+    enciphered: bool = False
 
     @property
     def sfi(self) -> int:

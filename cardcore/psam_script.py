@@ -6,6 +6,7 @@ from cardcore.authority import KeyStep, Under
 from cardcore.card_map import KEY_VERSION, MF_FID, KeyType, Sfi, psam_purchase_id
 from cardcore.commands import CreateFile, ReadBinary, Select, UpdateBinary
 from cardcore.commands.personalise import FileKind
+from cardcore.metro import ENTRY_KEY_ID, ENTRY_USAGE
 from cardcore.order import PsamOrder
 from cardcore.record import Suite
 from cardcore.step import ALREADY_THERE, Authenticate, Compare, Plain, Secured, Stage, Step, WriteKeyAct
@@ -23,7 +24,8 @@ _MAINTENANCE_TAIL = b"\xff\x33"
 
 
 def psam_steps(order: PsamOrder) -> tuple[Step, ...]:
-    """The whole script of one PSAM: purchase roots of both suites, so that it takes every card of its sector."""
+    """The whole script of one PSAM: purchase roots of both suites, so that it takes every card of its sector; a
+    gate's has the entry root too."""
     return (*_structure(order), *_keys(order), *_contents(order), *_issue(order))
 
 
@@ -51,6 +53,8 @@ def _keys(order: PsamOrder) -> Iterator[Step]:
         number = psam_purchase_id(order.sector, suite)
         yield _key(order, PURCHASE_USAGE, number, suite, bytes((KEY_VERSION, suite)))
     yield _key(order, RECORD_USAGE, RECORD_KEY_ID, Suite.SM4, bytes((KEY_VERSION, Suite.SM4)))
+    if order.gate:
+        yield _key(order, ENTRY_USAGE, ENTRY_KEY_ID, Suite.SM4, bytes((KEY_VERSION, Suite.SM4)))
 
 
 def _key(order: PsamOrder, usage: int, number: int, suite: Suite, tail: bytes) -> Step:

@@ -1,10 +1,15 @@
-"""The personalisation script of a card: the ordered steps from a blank to an issued card (docs/card.md)."""
+"""The personalisation script of a card: the ordered steps from a blank to an issued card (docs/card.md).
 
-from collections.abc import Iterator
+The first application with an EF 0015 gets the two keys that it takes to write it, and its content, before anything else
+of the card is made: until then chips are alike, and from then on each says whose it is, so that no other can take its
+place when a script is resumed.
+"""
+
+from collections.abc import Iterator, Sequence
 
 from cardcore.authority import KeyStep, Under
 from cardcore.bcd import encode_digits
-from cardcore.card_map import KEY_VERSION, MF_FID, KeyType
+from cardcore.card_map import KEY_VERSION, MF_FID, KeyType, Sfi
 from cardcore.commands import (
     AppendRecord,
     Command,
@@ -19,6 +24,7 @@ from cardcore.commands import (
     UpdateBinary,
 )
 from cardcore.commands.personalise import FileKind
+from cardcore.errors import ProfileError
 from cardcore.order import CardOrder, PsamOrder
 from cardcore.profile import ApplicationSpec, FileSpec, KeySpec, Profile, SuiteProfile
 from cardcore.psam_script import psam_steps
@@ -27,6 +33,7 @@ from cardcore.step import (
     Act,
     Authenticate,
     Compare,
+    CompareSecured,
     Plain,
     Secured,
     SetAllowance,
@@ -40,6 +47,7 @@ __all__ = [
     "Authenticate",
     "CardOrder",
     "Compare",
+    "CompareSecured",
     "Plain",
     "PsamOrder",
     "Secured",
@@ -60,7 +68,7 @@ _VERSIONED = frozenset({KeyType.ACT, KeyType.TAC, KeyType.OVERDRAFT, KeyType.UNL
 def steps(profile: Profile, order: CardOrder) -> tuple[Step, ...]:
     """The whole script of one card; raises ProfileError when the profile is not offered in the suite of the order."""
     plan = profile.for_suite(order.identity.suite)
-    return (*_structure(plan), *_keys(plan), *_contents(plan, order), *_issue(plan, order))
+    return (*_identity(plan, order), *_structure(plan), *_keys(plan), *_contents(plan, order), *_issue(plan, order))
 
 
 def _select(stage: Stage, spec: ApplicationSpec) -> Step:
@@ -68,52 +76,109 @@ def _select(stage: Stage, spec: ApplicationSpec) -> Step:
     return Step(f"{stage.value}.{spec.number}.select", stage, spec.number, Plain(Select(target)))
 
 
-def _create(application: int, what: str, command: Command[None]) -> Step:
-    return Step(f"structure.{application}.{what}", Stage.STRUCTURE, application, Plain(command), ALREADY_THERE)
+def _authenticated(stage: Stage, spec: ApplicationSpec) -> Step:
+    """With the control key of a directory, which in the MF is the factory's until the card is issued."""
+    act = Authenticate(spec.number, Under.CONTROL if spec.number else Under.TRANSPORT)
+    return Step(f"{stage.value}.{spec.number}.authenticate", stage, spec.number, act)
 
 
-def _created(application: int, spec: FileSpec) -> Step:
-    command = CreateFile(
-        spec.fid, spec.kind, spec.length, spec.read_right, spec.write_right, spec.protected, spec.count
-    )
-    return _create(application, f"{spec.fid:04X}", command)
+def _identifying(profile: Profile) -> ApplicationSpec | None:
+    """The application that says whose the card is: the first with an EF 0015."""
+    return next((item for item in profile.applications if item.number and item.file(Sfi.COMMON)), None)
+
+
+def _identity(plan: SuiteProfile, order: CardOrder) -> Iterator[Step]:
+    stage, mf, item = Stage.IDENTITY, plan.profile.applications[0], _identifying(plan.profile)
+    yield _select(stage, mf)
+    yield _authenticated(stage, mf)
+    if item is None:
+        return
+    yield _directory(stage, item)
+    yield _select(stage, item)
+    yield _key_file(stage, item)
+    for key in _first_keys(item):
+        yield _added(plan, item.number, key, stage)
+    common = [spec for spec in item.files if spec.fid == Sfi.COMMON]
+    for spec in common:
+        yield _created(stage, item.number, spec)
+        if not spec.protected:
+            yield _authenticated(stage, item)
+        yield from _written(plan, order, item, spec, stage)
+    yield from _files(stage, item, [spec for spec in item.files if spec not in common])
+
+
+def _first_keys(item: ApplicationSpec) -> list[KeySpec]:
+    """What it takes to write EF 0015: the control key, and the line key where the file is protected."""
+    return [key for key in item.keys if key.type in (KeyType.CONTROL, KeyType.MAINTENANCE)]
 
 
 def _structure(plan: SuiteProfile) -> Iterator[Step]:
-    mf, *others = plan.profile.applications
-    yield _select(Stage.STRUCTURE, mf)
-    yield Step("structure.0.authenticate", Stage.STRUCTURE, 0, Authenticate(0, Under.TRANSPORT))
-    for spec in mf.files:
-        yield _created(0, spec)
+    stage, (mf, *applications) = Stage.STRUCTURE, plan.profile.applications
+    others = [item for item in applications if item is not _identifying(plan.profile)]
+    yield _select(stage, mf)
+    yield from _files(stage, mf, mf.files)
     for item in others:
-        directory = CreateDf(item.fid, item.size, item.create_right, item.erase_right, item.aid)
-        yield _create(0, f"{item.fid:04X}", directory)
+        yield _directory(stage, item)
     for item in others:
-        yield _select(Stage.STRUCTURE, item)
-        yield _create(item.number, "0000", CreateKeyFile(item.key_file_size, item.add_right))
-        if item.purse:
-            yield _create(item.number, "0002", CreatePurse(item.purse.right, item.purse.log_sfi))
-        for spec in item.files:
-            yield _created(item.number, spec)
+        yield _select(stage, item)
+        yield _key_file(stage, item)
+        yield from _files(stage, item, item.files)
+
+
+def _create(stage: Stage, application: int, what: str, command: Command[None]) -> Step:
+    return Step(f"{stage.value}.{application}.{what}", stage, application, Plain(command), ALREADY_THERE)
+
+
+def _directory(stage: Stage, item: ApplicationSpec) -> Step:
+    command = CreateDf(item.fid, item.size, item.create_right, item.erase_right, item.aid)
+    return _create(stage, 0, f"{item.fid:04X}", command)
+
+
+def _key_file(stage: Stage, item: ApplicationSpec) -> Step:
+    return _create(stage, item.number, "0000", CreateKeyFile(item.key_file_size, item.add_right))
+
+
+def _files(stage: Stage, item: ApplicationSpec, files: Sequence[FileSpec]) -> Iterator[Step]:
+    """The purse of an application and these of its files, empty."""
+    if item.purse:
+        yield _create(stage, item.number, "0002", CreatePurse(item.purse.right, item.purse.log_sfi))
+    for spec in files:
+        yield _created(stage, item.number, spec)
+
+
+def _created(stage: Stage, application: int, spec: FileSpec) -> Step:
+    command = CreateFile(
+        spec.fid,
+        spec.kind,
+        spec.length,
+        spec.read_right,
+        spec.write_right,
+        spec.protected,
+        spec.count,
+        spec.enciphered,
+    )
+    return _create(stage, application, f"{spec.fid:04X}", command)
 
 
 def _keys(plan: SuiteProfile) -> Iterator[Step]:
+    first = _identifying(plan.profile)
     for item in plan.profile.applications:
+        written = _first_keys(item) if item is first else []
         yield _select(Stage.KEYS, item)
         for key in item.keys:
-            if item.number or key.type is not KeyType.CONTROL:
-                yield _added(plan, item.number, key)
+            if key not in written and (item.number or key.type is not KeyType.CONTROL):
+                yield _added(plan, item.number, key, Stage.KEYS)
 
 
-def _added(plan: SuiteProfile, application: int, key: KeySpec) -> Step:
+def _added(plan: SuiteProfile, application: int, key: KeySpec, stage: Stage) -> Step:
     """A key under its DF's control key; the control key itself, and keys of the MF, under the transport key."""
     control = key.type is KeyType.CONTROL
     under = Under.TRANSPORT if control or not application else Under.CONTROL
     # A control key that is in place guards its directory from then on: writing it again would count as a forgery.
     probe = Authenticate(application, Under.CONTROL) if control else None
     step = key_step(plan, application, key, under)
-    name = f"keys.{application}.{key.type:02X}-{step.id:02X}"
-    return Step(name, Stage.KEYS, application, WriteKeyAct(step), ALREADY_THERE, probe)
+    name = f"{stage.value}.{application}.{key.type:02X}-{step.id:02X}"
+    return Step(name, stage, application, WriteKeyAct(step), ALREADY_THERE, probe)
 
 
 def key_step(plan: SuiteProfile, application: int, key: KeySpec, under: Under, p1: int = 0x01) -> KeyStep:
@@ -135,19 +200,27 @@ def key_step(plan: SuiteProfile, application: int, key: KeySpec, under: Under, p
 
 
 def _contents(plan: SuiteProfile, order: CardOrder) -> Iterator[Step]:
+    first = _identifying(plan.profile)
     for item in plan.profile.applications:
-        written = [step for spec in item.files for step in _written(plan, order, item, spec)]
+        files = [spec for spec in item.files if item is not first or spec.fid != Sfi.COMMON]
+        written = [(spec, step) for spec in files for step in _written(plan, order, item, spec, Stage.DATA)]
         allowance = _allowance(plan, item)
         if written or allowance:
             yield _select(Stage.DATA, item)
-            if any(isinstance(step.act, Plain) for step in written):
-                act = Authenticate(item.number, Under.CONTROL)
-                yield Step(f"data.{item.number}.authenticate", Stage.DATA, item.number, act)
-            yield from written
+            if any(_wants_control(spec, step) for spec, step in written):
+                yield _authenticated(Stage.DATA, item)
+            yield from (step for _, step in written)
             yield from allowance
 
 
-def _written(plan: SuiteProfile, order: CardOrder, item: ApplicationSpec, spec: FileSpec) -> Iterator[Step]:
+def _wants_control(spec: FileSpec, step: Step) -> bool:
+    """Whether a step writes in clear, or has a probe that not everyone may read."""
+    return isinstance(step.act, Plain) or (step.probe is not None and spec.read_right != _ALWAYS)
+
+
+def _written(
+    plan: SuiteProfile, order: CardOrder, item: ApplicationSpec, spec: FileSpec, stage: Stage
+) -> Iterator[Step]:
     records = order.contents(plan.profile, item, spec)
     for place, content in enumerate(records, 1):
         command: Command[None]
@@ -156,9 +229,24 @@ def _written(plan: SuiteProfile, order: CardOrder, item: ApplicationSpec, spec: 
             command = UpdateBinary(spec.sfi, content)
         else:
             command = AppendRecord(spec.sfi, content)
-            probe = Compare(ReadRecord(spec.sfi, place), content)
-        act = Secured(item.number, command) if spec.protected else Plain(command)
-        yield Step(f"data.{item.number}.{spec.fid:04X}.{place}", Stage.DATA, item.number, act, probe=probe)
+            probe = _comparison(plan, item, spec, place, content)
+        act = Secured(item.number, command, spec.enciphered) if spec.protected else Plain(command)
+        yield Step(f"{stage.value}.{item.number}.{spec.fid:04X}.{place}", stage, item.number, act, probe=probe)
+
+
+def _comparison(
+    plan: SuiteProfile, item: ApplicationSpec, spec: FileSpec, place: int, content: bytes
+) -> Compare | CompareSecured:
+    """A read of what was written; raises ProfileError where not even the control key may read it."""
+    right, state = spec.read_right, item.keys[0].next_state
+    if right != _ALWAYS and not right & 0x0F <= state <= right >> 4:
+        raise ProfileError(
+            f"profile {plan.profile.name}: file {spec.fid:04X} of application {item.number} cannot be read back after "
+            f"its control key, which grants state {state:X}: right {right:02X} would leave nobody to check it"
+        )
+    binary = spec.kind is FileKind.BINARY
+    read = ReadBinary(spec.sfi, len(content)) if binary else ReadRecord(spec.sfi, place)
+    return CompareSecured(item.number, read, content) if spec.enciphered else Compare(read, content)
 
 
 def _allowance(plan: SuiteProfile, item: ApplicationSpec) -> list[Step]:
@@ -170,7 +258,8 @@ def _allowance(plan: SuiteProfile, item: ApplicationSpec) -> list[Step]:
 
 
 def _issue(plan: SuiteProfile, order: CardOrder) -> Iterator[Step]:
-    """Read back what anyone may read, then let the card leave the factory: the MF's transport key goes last."""
+    """Read back what anyone may read and what is enciphered, then let the card leave the factory: the MF's transport
+    key goes last."""
     mf, *others = plan.profile.applications
     for item in others:
         compared = list(_compared(plan, order, item))
@@ -185,11 +274,20 @@ def _issue(plan: SuiteProfile, order: CardOrder) -> Iterator[Step]:
 
 
 def _compared(plan: SuiteProfile, order: CardOrder, item: ApplicationSpec) -> Iterator[Step]:
-    for spec in item.files:
-        if spec.kind is FileKind.BINARY and spec.read_right == _ALWAYS:
-            for content in order.contents(plan.profile, item, spec):
-                act = Compare(ReadBinary(spec.sfi, len(content)), content)
-                yield Step(f"issue.{item.number}.{spec.fid:04X}", Stage.ISSUE, item.number, act)
+    files = [spec for spec in item.files if spec.enciphered or _is_open(spec)]
+    contents = [(spec, order.contents(plan.profile, item, spec)) for spec in files]
+    if any(spec.read_right != _ALWAYS and records for spec, records in contents):
+        yield _authenticated(Stage.ISSUE, item)
+    for spec, records in contents:
+        for place, content in enumerate(records, 1):
+            act = _comparison(plan, item, spec, place, content)
+            name = f"issue.{item.number}.{spec.fid:04X}" + (f".{place}" if spec.count else "")
+            yield Step(name, Stage.ISSUE, item.number, act)
     if item.purse:
-        act = Compare(GetBalance(), item.purse.overdraft_fen.to_bytes(4, "big"))
-        yield Step(f"issue.{item.number}.balance", Stage.ISSUE, item.number, act)
+        balance = Compare(GetBalance(), item.purse.overdraft_fen.to_bytes(4, "big"))
+        yield Step(f"issue.{item.number}.balance", Stage.ISSUE, item.number, balance)
+
+
+def _is_open(spec: FileSpec) -> bool:
+    """A binary file that anyone may read. Records in clear are not read again: it would cost 15 ms each."""
+    return spec.kind is FileKind.BINARY and spec.read_right == _ALWAYS

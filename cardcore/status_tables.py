@@ -266,9 +266,14 @@ BY_COMMAND: Mapping[str, Mapping[int, Meaning]] = {
         {0x6982: (_S.DENIED, "the erase right of the directory is not met", "authenticate first")},
     ),
     "INIT SAM FOR PURCHASE": _table(
-        "6581 6700 6982 6985 6A81 6A86 6A88",
+        "6581 6700 6982 6A81 6A86 6A88",
         {
-            0x6983: (_S.BLOCKED, "the PSAM is blocked", "exchange the PSAM"),
+            0x6983: (_S.BLOCKED, "the PSAM is blocked by wrong MAC2s", "have its ceilings set anew: that frees it"),
+            0x6985: (
+                _S.BLOCKED,
+                "the PSAM is at a ceiling, or not personalised",
+                "upload every record, then ask the clearing house to set its ceilings anew",
+            ),
             0x9402: (_S.BLOCKED, "the PSAM's transaction number is at its maximum", "exchange the PSAM"),
             0x9403: (
                 _S.ABSENT,
@@ -286,6 +291,23 @@ BY_COMMAND: Mapping[str, Mapping[int, Meaning]] = {
                 "MAC2 of the card is wrong",
                 "the card is not genuine: do not open the gate, keep the record as evidence",
             ),
+        },
+    ),
+    "SET CEILINGS": _table(
+        "6581 6700 6987 6A81 6A86 6A88",
+        {
+            0x6982: (
+                _S.DENIED,
+                "the control key was not proved in this selection",
+                "send EXTERNAL AUTHENTICATE with a fresh challenge first",
+            ),
+            0x6985: (_S.ORDER, "there is no fresh challenge", "get a challenge and ask the clearing house again"),
+            0x6988: (
+                _S.CRYPTOGRAM,
+                "the MAC is wrong, or over an older challenge",
+                "ask again with a fresh challenge: three in a row lock the PSAM for ever",
+            ),
+            0x9303: (_S.BLOCKED, "the PSAM is locked for ever by wrong MACs", "exchange the PSAM"),
         },
     ),
     "INIT FOR DESCRYPT": _table(

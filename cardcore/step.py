@@ -17,6 +17,8 @@ ALREADY_THERE = frozenset({0x6A86})
 class Stage(Enum):
     """The journal commits once per stage of a card (D5)."""
 
+    # Whose the card is; a PSAM does not have this stage.
+    IDENTITY = "identity"
     STRUCTURE = "structure"
     KEYS = "keys"
     DATA = "data"
@@ -47,10 +49,11 @@ class WriteKeyAct:
 
 @dataclass(frozen=True, slots=True)
 class Secured:
-    """GET CHALLENGE, then the command under the line key of the application."""
+    """GET CHALLENGE, then the command under the line key of the application; `enciphered` for a file that is."""
 
     application: int
     command: Command[None]
+    enciphered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,16 @@ class Compare:
     expected: bytes
 
 
-Act = Plain | Authenticate | WriteKeyAct | Secured | SetAllowance | Compare
+@dataclass(frozen=True, slots=True)
+class CompareSecured:
+    """GET CHALLENGE, then a read of an enciphered file under the line key; its content must be exactly `expected`."""
+
+    application: int
+    command: Command[bytes]
+    expected: bytes
+
+
+Act = Plain | Authenticate | WriteKeyAct | Secured | SetAllowance | Compare | CompareSecured
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +99,9 @@ class Step:
     application: int
     act: Act
     settled: frozenset[int] = frozenset()
-    probe: Authenticate | Compare | None = None
+    probe: Authenticate | Compare | CompareSecured | None = None
 
     @property
     def needs_challenge(self) -> bool:
         """Whether a fresh challenge must be had directly before the command."""
-        return isinstance(self.act, Authenticate | WriteKeyAct | Secured)
+        return isinstance(self.act, Authenticate | WriteKeyAct | Secured | CompareSecured)

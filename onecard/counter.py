@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
-from cardcore.authority import PersonalisationAuthority
+from cardcore.authority import PersonalisationAuthority, UpkeepAuthority
 from cardcore.errors import SetupError
 from clearing.settings import Settings
 from keys.store import FILE_NAME, open_store
@@ -17,15 +17,15 @@ class CounterFront:
     """Keys open in this process; the desk is asked over HTTP; the time is the counter's own."""
 
     @asynccontextmanager
-    async def personalisation(self, state: Path) -> AsyncIterator[PersonalisationAuthority]:
-        """The personaliser of the state's key store; raises SetupError where there is none."""
+    async def personalisation(self, state: Path) -> AsyncIterator[tuple[PersonalisationAuthority, UpkeepAuthority]]:
+        """The personaliser and the upkeep of the state's key store; raises SetupError where there is none."""
         path = Settings(state=state).keys
         if not (path / FILE_NAME).is_file():
             raise SetupError(
                 f"there is no key store in {path}; nothing was written to the card, name the state directory"
             )
         with open_store(path) as store:
-            yield store.personaliser()
+            yield store.personaliser(), store.upkeep()
 
     def desk(self, url: str) -> AbstractAsyncContextManager[Desk]:
         return Desk(url)

@@ -11,7 +11,7 @@ import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
 
-from cardcore.authority import PersonalisationAuthority
+from cardcore.authority import PersonalisationAuthority, UpkeepAuthority
 from cardcore.card_files import Concession
 from cardcore.errors import FormatError, OnecardError, SetupError
 from cardcore.profile import SUITE_NAMES, load_profile
@@ -42,7 +42,9 @@ StateFolder = Annotated[Path, Parameter(name="--state", help="directory of the c
 class FrontDoor(Protocol):
     """What the front door hands in: who holds the keys, and the local time."""
 
-    def personalisation(self, state: Path) -> AbstractAsyncContextManager[PersonalisationAuthority]: ...
+    def personalisation(
+        self, state: Path
+    ) -> AbstractAsyncContextManager[tuple[PersonalisationAuthority, UpkeepAuthority]]: ...
 
     def desk(self, url: str) -> AbstractAsyncContextManager[Desk]: ...
 
@@ -106,12 +108,12 @@ class _Counter:
             # Whatever can be wrong is found before the journal is there.
             readers = await choose_all(reader) if many else [await choose(next(iter(reader), None))]
             async with AsyncExitStack() as stack:
-                authority = await stack.enter_async_context(self._front.personalisation(state))
+                authority, upkeep = await stack.enter_async_context(self._front.personalisation(state))
                 notes = self._traced(stack, trace)
                 journal = stack.enter_context(closing(Journal(_state(state))))
                 register = await self._registration(stack, url, plan)
                 who = operator or getpass.getuser()
-                issuing = Issuing(self._clerk, journal, authority, who, plan, register)
+                issuing = Issuing(self._clerk, journal, authority, upkeep, who, plan, register)
                 if many:
                     return await issuing.many(readers, notes)
                 return await issuing.one(await _opened(stack, readers[0], notes))
@@ -126,7 +128,7 @@ class _Counter:
         terminal: Annotated[int, Parameter(help="this counter's terminal id")],
         channel: Annotated[str, Parameter(help="who takes the money: a party id, or transfer")],
         state: StateFolder,
-        purse: Annotated[Literal[1, 3, 4], Parameter(help="application of the purse")] = 1,
+        purse: Annotated[Literal[1, 3, 4, 6], Parameter(help="application of the purse; 6 of a city card")] = 1,
         epoch: Annotated[int, Parameter(help="the terminal's epoch in the registry")] = 1,
         ask_pin: Annotated[bool, Parameter(negative="", help="ask for the holder's PIN")] = False,
         reader: ReaderName = None,

@@ -20,6 +20,7 @@ from keys.loads import LoadAuthoriser, Quotas
 from keys.purposes import required_roots
 from keys.spending import Quota
 from keys.store import EmbeddedStore, open_store
+from keys.unloads import UnloadAuthoriser
 from keys.verifiers import Verdict
 from readers.pcsc.channel import Channel
 from readers.pcsc.direct import DirectChannel
@@ -49,6 +50,12 @@ def authoriser(store: EmbeddedStore) -> LoadAuthoriser:
     """A load authoriser with a quota that no test reaches."""
     plenty = Quota(10_000, 10**9)
     return store.load_authoriser(Clock(), Quotas(plenty, plenty))
+
+
+def unloader(store: EmbeddedStore) -> UnloadAuthoriser:
+    """An unload authoriser with a quota that no test reaches."""
+    plenty = Quota(100_000, 10**10)
+    return store.unload_authoriser(Clock(), Quotas(plenty, plenty))
 
 
 def order(number: int, suite: Suite) -> CardOrder:

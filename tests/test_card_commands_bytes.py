@@ -34,6 +34,7 @@ from cardcore.commands import (
     ReloadPin,
     SecuredAnswer,
     Select,
+    SetCeilings,
     UnblockPin,
     UpdateBinary,
     UpdateComposite,
@@ -93,6 +94,7 @@ SAM = "8070000024 11223344 0007 000000FA 09 20111221 214822 01 04"
         (CreditSam(MAC), "80720000043A845BF0"),
         (InitDescrypt(0x26, 0x01, bytes(2) + NUMBER), "801A2601080000001122334455"),
         (Crypt(bytes(53)), "80FA050035" + "00" * 53 + "08"),
+        (SetCeilings(2000, 400_000), "80E8000008 000007D0 00061A80"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )  # fmt: skip
@@ -117,6 +119,8 @@ def test_bytes_of_commands(command: Command[object], wire: str) -> None:
         CreditSam(bytes(3)),
         InitDescrypt(0x46, 1, bytes(8)),
         Crypt(bytes(240)),
+        SetCeilings(2**32, 1),
+        SetCeilings(1, -1),
     ],
     ids=lambda command: type(command).__name__,
 )

@@ -100,7 +100,7 @@ def test_the_script_of_a_city_card(suite: Suite) -> None:
         step.act.command for step in script if isinstance(step.act, Plain) and isinstance(step.act.command, CreateDf)
     ]
     assert [item.df_name for item in created] == [CITY_CARD.aid]
-    common = read_common(6, written(script, "data.6.0015.1"))
+    common = read_common(6, written(script, "identity.6.0015.1"))
     assert isinstance(common, MinistryData)
     assert (common.issuer, common.card, common.sub_type) == (wanted.issuer, wanted.card, 2)
     card_id = CardId.decode(written(script, "data.0.0005.1"))

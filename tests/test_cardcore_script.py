@@ -5,7 +5,8 @@ import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime
+from pathlib import Path
 
 import pytest
 from cardcore_issuer import Issuer
@@ -15,10 +16,22 @@ from hypothesis import strategies as st
 from cardcore.apdu import CommandApdu, ResponseApdu
 from cardcore.authority import PersonalisationAuthority
 from cardcore.card_files import CityData, CommonData, Holder, MetroRecord, MetroState
-from cardcore.card_map import APPLICATIONS, TRANSIT, Sfi
-from cardcore.commands import GetBalance, ReadBinary, ReadObject, ReadRecord, Select, UpdateBinary, VerifyPin
+from cardcore.card_map import APPLICATIONS, TRANSIT, Sfi, card_factor, city_factor
+from cardcore.commands import (
+    Crypt,
+    GetBalance,
+    InitDescrypt,
+    ReadBinary,
+    ReadObject,
+    ReadRecord,
+    Select,
+    UpdateBinary,
+    VerifyPin,
+)
 from cardcore.commands.command import Command
+from cardcore.cryptogram import composite_mac_input
 from cardcore.errors import CardError, FormatError
+from cardcore.metro import ENTRY_KEY_ID, ENTRY_USAGE
 from cardcore.profile import load_profile
 from cardcore.record import Sector, Suite
 from cardcore.script import CardOrder, PsamOrder, Stage, psam_steps, steps
@@ -34,7 +47,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:TripleDES has been moved")
 NAMES = {Suite.TRIPLE_DES: "3des", Suite.SM4: "sm4"}
 PURSES = {"shared-purse": {1}, "purse-per-sector": {1, 3, 4}}
 # Every APDU costs 15 ms on a real card.
-MOST_APDUS = {"shared-purse": 131, "purse-per-sector": 191}
+MOST_APDUS = {"shared-purse": 132, "purse-per-sector": 192}
 EVERY_CARD = [(name, suite) for name in PURSES for suite in Suite]
 
 
@@ -196,6 +209,35 @@ def test_a_psam_is_made(authority: PersonalisationAuthority, suite: Suite, secto
     assert len(psam.transmit(bytes.fromhex("80FA050078") + bytes(120) + b"\x08")) == 10
 
 
+@pytest.mark.parametrize("gate", [True, False])
+def test_only_the_psam_of_a_gate_has_the_entry_root(tmp_path: Path, gate: bool) -> None:
+    """What it makes of an entry is what the store's own guard believes, and nothing else."""
+    wanted = PsamOrder(
+        terminal_number=bytes.fromhex("791001111001"),
+        serial=bytes(10),
+        sector=Sector.TRANSIT,
+        suite=Suite.SM4,
+        gate=gate,
+    )
+    psam = SoftwarePsam.blank("sm4", rng=random.Random(6))
+    psam.power_on()
+    rider = order(Suite.TRIPLE_DES)
+    record = MetroRecord(MetroState.IN, 1, 4, datetime(2026, 3, 2, 8), wanted.terminal_number, counter=7)
+    with open_store(tmp_path / "store") as store:
+        test_ceremony(store, {name: _components(name) for name in required_roots()})
+        asyncio.run(Issuer(psam, store.personaliser(), wanted.identity).run(psam_steps(wanted)))
+        psam.power_on()
+        factors = card_factor(rider.card) + city_factor(rider.issuer)
+        selected = psam.transmit(InitDescrypt(ENTRY_USAGE, ENTRY_KEY_ID, factors).apdu().encode())
+        assert selected == (b"\x90\x00" if gate else b"\x94\x03")
+        if gate:
+            mac = ask(psam, Crypt(composite_mac_input(rider.card, 1, record.encode())))
+            assert isinstance(mac, bytes)
+            guard = store.entry_guard()
+            assert asyncio.run(guard.holds(rider.identity, 1, replace(record, mac=mac)))
+            assert not asyncio.run(guard.holds(rider.identity, 1, replace(record, mac=mac, entry_station=5)))
+
+
 def _init_for_purchase(algorithm: int) -> bytes:
     data = bytes.fromhex("112233440000000000C80620260302081530") + bytes((1, algorithm)) + bytes(16)
     return CommandApdu(0x80, 0x70, 0x00, 0x00, data, 8).encode()
@@ -228,3 +270,5 @@ def test_orders_are_checked() -> None:
             replace(good, **wrong)
     with pytest.raises(FormatError):
         PsamOrder(terminal_number=bytes(5), serial=bytes(10), sector=Sector.TRANSIT, suite=Suite.SM4)
+    with pytest.raises(FormatError, match="gate"):
+        PsamOrder(terminal_number=bytes(6), serial=bytes(10), sector=Sector.SMALLPAY, suite=Suite.SM4, gate=True)

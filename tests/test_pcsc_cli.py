@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from cardcore.authority import LoadGrant, LoadRequest, PersonalisationAuthority
+from cardcore.authority import LoadGrant, LoadRequest, PersonalisationAuthority, UpkeepAuthority
 from cardcore.errors import FormatError
 from cardcore.record import Suite, TapRecord
 from keys.store import EmbeddedStore
@@ -57,10 +57,12 @@ class Front:
     store: EmbeddedStore
     authority: PersonalisationAuthority | None = None
 
-    def personalisation(self, state: Path) -> AbstractAsyncContextManager[PersonalisationAuthority]:
+    def personalisation(
+        self, state: Path
+    ) -> AbstractAsyncContextManager[tuple[PersonalisationAuthority, UpkeepAuthority]]:
         @asynccontextmanager
-        async def opened() -> AsyncIterator[PersonalisationAuthority]:
-            yield self.authority or self.store.personaliser()
+        async def opened() -> AsyncIterator[tuple[PersonalisationAuthority, UpkeepAuthority]]:
+            yield self.authority or self.store.personaliser(), self.store.upkeep()
 
         return opened()
 
@@ -165,7 +167,7 @@ async def test_issue(counter: Counter, suite: str, profile: str) -> None:
     status, text = await counter.issue(suite=suite, profile=profile)
     assert status == 0
     told = [line for line in text.splitlines() if line.startswith("✓")]
-    assert [line.split()[-1] for line in told] == ["structure", "keys", "data", "issue"]
+    assert [line.split()[-1] for line in told] == ["identity", "structure", "keys", "data", "issue"]
     assert "请勿移开卡片 do not remove the card" in text and "0310************0001" in text
     assert card.serial == order(1, Suite.SM4).card
     status, text = await counter.issue(suite=suite, profile=profile)
@@ -285,11 +287,11 @@ async def test_issue_resumes_when_the_card_comes_back(counter: Counter, store: E
     counter.front.authority = Interrupting(store.personaliser(), 10, leave)  # type: ignore[assignment]  # by __getattr__
     issuing = asyncio.create_task(counter.issue())
     await counter.until_said("put the same card back")
-    assert counter.said.getvalue().count("✓") == 1
+    assert counter.said.getvalue().count("✓") == 2
     await asyncio.sleep(POLL_S)
     await counter.put(card)
     status, text = await issuing
-    assert status == 0 and text.count("✓") == 4 and text.count("请勿移开卡片") == 2
+    assert status == 0 and text.count("✓") == 5 and text.count("请勿移开卡片") == 2
     assert card.purses() == {1: PurseState(0, 0, 1)}
 
 

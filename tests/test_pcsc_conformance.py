@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cardcore.apdu import CommandApdu
-from cardcore.authority import LoadGrant, LoadRequest
+from cardcore.authority import LoadGrant, LoadRequest, UnloadGrant, UnloadRequest
 from cardcore.card_map import APPLICATIONS, MF, Sfi
 from cardcore.commands import (
     CreateFile,
@@ -33,6 +33,7 @@ from readers.pcsc.direct import DirectChannel
 from readers.pcsc.journal import Journal
 from readers.pcsc.look import look
 from readers.pcsc.personalise import Bench
+from readers.pcsc.unload import settle, unload
 from readers.pcsc.worker import ReaderChannel
 from simulators.card_line import Protocol
 from simulators.card_os import SoftwareCard
@@ -40,7 +41,7 @@ from simulators.chip import Chip
 from simulators.nvm import TearPoint
 from simulators.pcscd import PrivatePcscd
 from simulators.vpcd import Link
-from tests.counter_side import NOW, PIN, authoriser, blank, issued, job, make_store, order
+from tests.counter_side import NOW, PIN, authoriser, blank, issued, job, make_store, order, unloader
 from tests.pcscd import POLL_S, insert_and_wait, start
 
 KINDS = ("in process", "T=0", "T=1")
@@ -268,3 +269,37 @@ async def test_torn_load_is_recovered(
         outcome = await recovery.recover_load(rig.channel, outcome.evidence, 1, done.key_index, PIN, identity.card)
     assert isinstance(outcome, ending)
     assert card.purses()[1].balance_fen == (700 if ending is Committed else 0)
+
+
+@pytest.mark.parametrize(
+    ("point", "ending"),
+    [(None, Committed), (TearPoint.BEFORE_MARKER, Refused), (TearPoint.BEFORE_ANSWER, Committed)],
+    ids=["untorn", "torn before", "torn after"],
+)
+async def test_unload(
+    place: Place, store: EmbeddedStore, tmp_path: Path, point: TearPoint | None, ending: type
+) -> None:
+    """Value leaves the card once, and is paid for the MAC3 that the desk has checked, whatever way the card is on."""
+    card = await issued(store, tmp_path)
+    rig = await place(card)
+    assert isinstance(
+        (await purse.load(rig.channel, authoriser(store), TILL, 1, Suite.SM4, 700, PIN)).outcome, Committed
+    )
+    real = unloader(store)
+
+    class Tearing:
+        async def authorise_unload(self, request: UnloadRequest) -> UnloadGrant:
+            card.tear_next(point)
+            return await real.authorise_unload(request)
+
+        async def confirm_unload(self, request: UnloadRequest, grant: UnloadGrant, mac3: bytes) -> None:
+            await real.confirm_unload(request, grant, mac3)
+
+    await rig.channel.reset()
+    done = await unload(rig.channel, Tearing(), TILL, 1, Suite.SM4, 500, PIN)
+    if isinstance(done.outcome, Unknown):
+        assert not done.payable
+        await rig.put_back()
+        done = await settle(rig.channel, real, done, PIN)
+    assert isinstance(done.outcome, ending) and done.payable is (ending is Committed)
+    assert card.purses()[1].balance_fen + 500 * done.payable == 700

@@ -147,10 +147,10 @@ def _blanks(first: int, count: int) -> list[DirectChannel]:
 
 
 async def test_a_begun_chip_in_another_reader(store: EmbeddedStore, tmp_path: Path) -> None:
-    """It shows its serial once its data are written, so any reader may go on with it; before that only its own."""
+    """It shows its serial once its identity is written, so any reader may go on with it; before that only its own."""
     shop = Shop(store, tmp_path / "readers.sqlite", 2)
     late, early = blank(seed=1), blank(seed=2)
-    torn = [Hand("one", [Tearing(late, 50)]), Hand("two", [Tearing(early, 9)])]
+    torn = [Hand("one", [Tearing(late, 50)]), Hand("two", [Tearing(early, 7)])]
     assert await shop.batch.run(torn, patience_s=0.3) == Tally(2)
     assert len(shop.seen(Now.INTERRUPTED)) == 2 and late.serial and not early.serial
     shop.journal.close()
@@ -165,7 +165,7 @@ async def test_a_chip_of_another_batch_spends_no_serial(store: EmbeddedStore, tm
     """Half made elsewhere, it shows no serial yet; the next blank gets the serial that it was tried with."""
     half = blank(seed=1)
     elsewhere = Shop(store, tmp_path / "elsewhere.sqlite", 1)
-    assert (await elsewhere.batch.run([Hand("far", [Tearing(half, 12)])], patience_s=0.2)).left == 1
+    assert (await elsewhere.batch.run([Hand("far", [Tearing(half, 7)])], patience_s=0.2)).left == 1
     shop = Shop(store, tmp_path / "readers.sqlite", 1)
     good = blank(seed=2)
     hand = Hand("one", [DirectChannel(half), DirectChannel(good)])

@@ -24,7 +24,7 @@ from cardcore.commands.online import CreditLoad, DebitUnload, InitLoad, InitUnlo
 from cardcore.commands.personalise import CreateDf, CreateFile, CreateKeyFile, CreatePurse, EraseDf, WriteKey
 from cardcore.commands.pin import ChangePin, ReloadPin, UnblockPin
 from cardcore.commands.protected import ProtectedRead, ProtectedWrite, SecuredAnswer
-from cardcore.commands.psam import CreditSam, Crypt, InitDescrypt, InitSamPurchase, PsamGrant
+from cardcore.commands.psam import CreditSam, Crypt, InitDescrypt, InitSamPurchase, PsamGrant, SetCeilings
 from cardcore.commands.purse import (
     DebitReceipt,
     GetBalance,
@@ -93,6 +93,7 @@ __all__ = [
     "ReloadPin",
     "SecuredAnswer",
     "Select",
+    "SetCeilings",
     "TransactionProof",
     "TransactionType",
     "UnblockPin",

@@ -87,6 +87,22 @@ class Crypt(Command[bytes]):
         return exactly(answer, 8)
 
 
+@dataclass(frozen=True, slots=True)
+class SetCeilings(Silent):
+    """SET CEILINGS: how many purchases, and fen in all, the PSAM may still open; 0 is no ceiling.
+
+    `apdu` is the command before its MAC by key 36.00 (`cardcore.secure_messaging`), which the PSAM does not take bare.
+    """
+
+    count: int
+    amount_fen: int
+    name: ClassVar[str] = "SET CEILINGS"
+
+    def apdu(self) -> CommandApdu:
+        content = number(self.count, 4, "count") + number(self.amount_fen, 4, "amount")
+        return CommandApdu(0x80, 0xE8, 0x00, 0x00, content)
+
+
 def ordered_factors(order: PsamFactorOrder, card_factor: bytes, city_factor: bytes) -> bytes:
     """Card and city factor (8 bytes each) in the order that the PSAMs of the profile expect."""
     card, city = exactly(card_factor, 8), exactly(city_factor, 8)

@@ -108,7 +108,7 @@ class Clerk:
         if purse is None or purse.suite is None:
             raise CardError(f"the card has no purse in application {order.application}; nothing was loaded")
         party = int(order.till.channel) if order.till.channel.isdecimal() else 0
-        claims = Claims(purse.overdraft_fen, view.city.concession if view.city else 0, order.epoch, party)
+        claims = Claims(purse.overdraft_fen, view.concession or 0, order.epoch, party)
         await channel.reset()
         ended = await counter.load(
             channel, order.till, claims, order.application, purse.suite, order.amount_fen, order.pin

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from cardcore.authority import PersonalisationAuthority
+from cardcore.authority import PersonalisationAuthority, UpkeepAuthority
 from cardcore.bcd import encode_digits
 from cardcore.card_files import Concession
 from cardcore.errors import FormatError
@@ -86,6 +86,7 @@ class Issuing:
     clerk: Clerk
     journal: Journal
     authority: PersonalisationAuthority
+    upkeep: UpkeepAuthority
     operator: str
     plan: Plan
     register: Register
@@ -118,7 +119,7 @@ class Issuing:
         return Status.FAILED if tally.scrapped else Status.DONE
 
     def _bench(self) -> Bench:
-        return Bench(self.authority, self.journal, self.operator, lambda: self.plan.now)
+        return Bench(self.authority, self.journal, self.operator, lambda: self.plan.now, self.upkeep)
 
     def _report(self, report: Report) -> None:
         card = masked(report.card) if report.card else ""

@@ -3,7 +3,8 @@
 from rich.console import Console
 from rich.table import Table
 
-from cardcore.card_files import Concession
+from cardcore.card_files import Concession, LogRecord, MinistryData
+from cardcore.commands.purse import TransactionType
 from cardcore.purse import Committed, Refused
 from readers.counter.loading import Ended
 from readers.counter.words import APPLICATIONS, BACK, CLASSES, TRANSACTIONS, masked, yuan
@@ -23,8 +24,10 @@ def show_card(console: Console, view: CardView) -> None:
     table.add_row("卡号 serial", masked(view.common.card))
     table.add_row("发卡方 issuer", view.common.issuer.hex())
     table.add_row("有效期 valid", f"{view.common.starts} – {view.common.expires}")
-    if view.city is not None:
-        table.add_row("类别 class", _class(view.city.concession))
+    if view.concession is not None:
+        table.add_row("类别 class", _class(view.concession))
+    if isinstance(view.common, MinistryData) and not view.common.enabled:
+        table.add_row("状态 state", "未启用 not enabled yet")
     names = [
         APPLICATIONS[number] + (" (锁定 blocked)" if number in view.blocked else "") for number in view.applications
     ]
@@ -44,13 +47,18 @@ def _class(number: int) -> str:
 def _log(purse: PurseView) -> Table:
     titles = "时间 time", "交易 what", "金额 yuan", "终端 terminal"
     table = Table(*titles, title=f"交易记录 log: {APPLICATIONS[purse.application]}")
+    names = {int(kind): name for kind, name in TRANSACTIONS.items()}
     for record in purse.log:
         date, time = record.date.hex(), record.time.hex()
         when = f"{date[:4]}-{date[4:6]}-{date[6:]} {time[:2]}:{time[2:4]}:{time[4:]}"
-        names = {int(kind): name for kind, name in TRANSACTIONS.items()}
         what = names.get(record.transaction_type, f"{record.transaction_type:02X}")
-        table.add_row(when, what, yuan(record.amount_fen), record.terminal_number.hex())
+        table.add_row(when, what, yuan(_sum_fen(record)), record.terminal_number.hex())
     return table
+
+
+def _sum_fen(record: LogRecord) -> int:
+    """What a record is about: a change of the allowance has no amount, but the new limit."""
+    return record.overdraft_fen if record.transaction_type == TransactionType.OVERDRAFT else record.amount_fen
 
 
 def show_load(console: Console, ended: Ended) -> None:

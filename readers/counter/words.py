@@ -28,6 +28,7 @@ BACK = "卡片已离开，请把同一张卡放回读卡器 the card left: put t
 _YUAN = re.compile(r"(\d{1,7})(?:\.(\d{1,2}))?", re.ASCII)
 
 STAGES = {
+    Stage.IDENTITY: "写入卡号 identity",
     Stage.STRUCTURE: "建立文件 structure",
     Stage.KEYS: "写入密钥 keys",
     Stage.DATA: "写入数据 data",
@@ -39,6 +40,7 @@ APPLICATIONS = {
     3: "小额支付 small payment",
     4: "水电气 utility",
     5: "就医 medical",
+    6: "城市卡 city card",
 }
 CLASSES = {
     Concession.ORDINARY: "普通 ordinary",
@@ -46,10 +48,13 @@ CLASSES = {
     Concession.SENIOR: "老年 senior",
 }
 TRANSACTIONS = {
+    TransactionType.DEPOSIT_LOAD: "存折圈存 load of the deposit",
     TransactionType.LOAD: "圈存 load",
     TransactionType.UNLOAD: "圈提 unload",
+    TransactionType.CASH: "取现 cash withdrawal",
+    TransactionType.DEPOSIT_PURCHASE: "存折消费 purchase from the deposit",
     TransactionType.PURCHASE: "消费 purchase",
-    TransactionType.OVERDRAFT: "透支限额 allowance",
+    TransactionType.OVERDRAFT: "修改透支限额为 allowance changed to",
     TransactionType.COMPOSITE: "复合消费 composite purchase",
 }
 _REFUSALS = {
@@ -59,6 +64,7 @@ _REFUSALS = {
     "over-limit": "超过余额或单笔限额，未充值",
     "over-quota": "今日充值额度已用完，未充值",
     "licence": "该钱包未获许可，未充值",
+    "bad-mac3": "圈提凭证不对，请勿付款",
     "not-open": "业务未开放",
     "unknown-terminal": "终端未登记",
 }

@@ -3,17 +3,19 @@
 from typing import TypeVar
 
 from cardcore.authority import CardIdentity
-from cardcore.card_files import CommonData, LogRecord
-from cardcore.card_map import APPLICATIONS, Sfi
+from cardcore.card_files import CommonData, LogRecord, MinistryData
+from cardcore.card_map import ALL_APPLICATIONS, Sfi
 from cardcore.commands import Command, ReadBinary, ReadRecord, Select
 from cardcore.errors import FormatError
 from cardcore.record import Suite
+from cardcore.selection import read_common
 from readers.pcsc.channel import Channel
 
 T = TypeVar("T")
 
 LOG_RECORDS = 10
 LOG_RECORD_BYTES = 23
+COMMON_BYTES = 30
 
 
 async def ask(channel: Channel, command: Command[T]) -> T:
@@ -21,12 +23,15 @@ async def ask(channel: Channel, command: Command[T]) -> T:
     return command.read((await channel.run([command.apdu()])).last())
 
 
-async def common_data(channel: Channel, application: int) -> CommonData:
-    """Select an application and read whose card it is; raises CardError or FormatError when it is not one of ours."""
-    raw = (await ask(channel, Select(APPLICATIONS[application].aid))).common
+async def common_data(channel: Channel, application: int) -> CommonData | MinistryData:
+    """Select an application and read whose card it is, in the layout of that application.
+
+    Raises CardError or FormatError when it is not one of ours.
+    """
+    raw = (await ask(channel, Select(ALL_APPLICATIONS[application].aid))).common
     if not raw:
-        raw = await ask(channel, ReadBinary(Sfi.COMMON, 30))
-    return CommonData.decode(raw)
+        raw = await ask(channel, ReadBinary(Sfi.COMMON, COMMON_BYTES))
+    return read_common(application, raw)
 
 
 async def identify(channel: Channel, application: int, suite: Suite) -> CardIdentity:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from cardcore.card_map import CITY_CARD, TRANSIT
 from cardcore.errors import CardError, FormatError, ReaderError
 from cardcore.order import CardOrder
 from cardcore.step import Stage
@@ -199,9 +200,13 @@ class Batch:
 
 async def _shown(channel: Channel) -> bytes | None:
     """The serial that a chip shows, None for a blank and for one whose data are not written yet."""
+    return await _shown_by(channel, TRANSIT.number) or await _shown_by(channel, CITY_CARD.number)
+
+
+async def _shown_by(channel: Channel, application: int) -> bytes | None:
     try:
-        card = (await common_data(channel, 1)).card
-    except (CardTorn, ReaderError):
+        card = (await common_data(channel, application)).card
+    except CardTorn:
         raise
     except (CardError, FormatError):
         return None

@@ -60,7 +60,13 @@ class Budget:
         """Await something that is not a card, for as long as there is time; it is cancelled then. Raises OutOfTime."""
         with self.at(step):
             try:
-                async with asyncio.timeout(self.left_s()) as limit:
+                left_s = self.left_s()
+            except OutOfTime:
+                if asyncio.iscoroutine(work):
+                    work.close()
+                raise
+            try:
+                async with asyncio.timeout(left_s) as limit:
                     return await work
             except TimeoutError:
                 if limit.expired():

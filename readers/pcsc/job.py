@@ -4,11 +4,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cardcore.authority import CardIdentity, PsamIdentity
-from cardcore.card_files import CommonData
-from cardcore.commands import CreateDf, Select
-from cardcore.errors import CardError, FormatError
-from cardcore.step import Plain, Stage, Step
+from cardcore.authority import CardIdentity, PersonalisationAuthority, PsamIdentity, Under
+from cardcore.card_map import Sfi
+from cardcore.commands import CreateDf, ExternalAuthenticate, GetChallenge, Select, UpdateBinary
+from cardcore.errors import CardError
+from cardcore.step import CompareSecured, Plain, Secured, Stage, Step, WriteKeyAct
 from readers.pcsc.channel import Channel
 from readers.pcsc.journal import Entry
 
@@ -40,6 +40,14 @@ class Job:
         """SM3 digest (32 hex digits) of everything that the script says; what was begun by one script ends by it."""
         return hashlib.new("sm3", repr(tuple(self.steps)).encode()).hexdigest()[:32]
 
+    @property
+    def enciphers(self) -> bool:
+        """Whether a file of the chip is enciphered, which takes who keeps its line key in order."""
+        return any(
+            isinstance(step.act, CompareSecured) or (isinstance(step.act, Secured) and step.act.enciphered)
+            for step in self.steps
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Scrapped:
@@ -61,31 +69,75 @@ class WrongChip(CardError):
     """The chip in the reader is not the one that the journal means. Nothing was changed, neither there nor here."""
 
 
-async def recognise(job: Job, script: str, entry: Entry | None) -> None:
-    """See that a new job has a blank before it, and a resumed one the chip that it began; raises WrongChip."""
+# No such key: what a directory answers whose control key is not written yet.
+_KEYLESS = frozenset({0x6A88, 0x9403})
+
+
+async def recognise(job: Job, script: str, entry: Entry | None, authority: PersonalisationAuthority) -> None:
+    """See that a new job has a blank before it, and a resumed one the chip that it began; raises WrongChip.
+
+    A chip is known by the EF 0015 that it shows, or, where it shows none, by its first control key; before it has that
+    key it is like any other chip of its kind.
+    """
     if entry is not None and entry.script != script:
         raise WrongChip(f"{job.chip} was begun with another order on {entry.begun_at:%Y-%m-%d}; repeat that order")
-    first = _first_application(job.steps)
-    if first is None or (entry is not None and Stage.STRUCTURE not in entry.done):
+    first = _first_directory(job.steps)
+    if first is None:
         return
     reply = (await job.channel.run([Select(first).apdu()])).last()
-    if entry is None and reply.ok:
-        raise WrongChip(f"the chip in the reader is no blank; nothing was changed, put a blank there for {job.chip}")
-    if entry is not None and not (reply.ok and _may_be(job, Select(first).read(reply).common)):
-        raise WrongChip(f"{job.chip} was begun on another chip; nothing was changed, put that one back")
+    if entry is None:
+        if reply.ok:
+            raise WrongChip(
+                f"the chip in the reader is no blank; nothing was changed, put a blank there for {job.chip}"
+            )
+        return
+    bound = _binding(job.steps) in entry.done
+    if not reply.ok:
+        if bound:
+            raise WrongChip(f"{job.chip} was begun on another chip; nothing was changed, put that one back")
+        return
+    shown = Select(first).read(reply).common or b""
+    if any(shown):
+        if shown != _identity(job.steps):
+            raise WrongChip(
+                f"{job.chip} was begun on another chip, and this one was begun as another card; nothing was changed, "
+                "put that one back"
+            )
+    elif not await _has_its_key(job, authority, without_will_do=not bound):
+        raise WrongChip(
+            f"{job.chip} was begun on another chip: this one does not have its first key; nothing was changed, put "
+            "that one back"
+        )
 
 
-def _first_application(steps: Sequence[Step]) -> bytes | None:
+async def _has_its_key(job: Job, authority: PersonalisationAuthority, without_will_do: bool) -> bool:
+    """Whether the selected directory has the first control key of the job. A wrong try is made good by the next right
+    one, which the resumed script of the chip's own job begins with."""
+    challenge = GetChallenge().read((await job.channel.run([GetChallenge().apdu()])).last())
+    keys = (step.act.key for step in job.steps if isinstance(step.act, WriteKeyAct))
+    first = next(key for key in keys if key.application)
+    proof = await authority.authenticate(job.identity, first.application, Under.CONTROL, challenge)
+    reply = (await job.channel.run([ExternalAuthenticate(proof).apdu()])).last()
+    return reply.ok or (without_will_do and reply.sw in _KEYLESS)
+
+
+def _first_directory(steps: Sequence[Step]) -> bytes | None:
     for step in steps:
         if isinstance(step.act, Plain) and isinstance(step.act.command, CreateDf):
             return step.act.command.df_name
     return None
 
 
-def _may_be(job: Job, common: bytes | None) -> bool:
-    """Whether the common data that a chip shows, which are zeros until they are written, are those of the job."""
-    try:
-        shown = CommonData.decode(common or b"")
-    except FormatError:
-        return True
-    return isinstance(job.identity, CardIdentity) and shown.card == job.identity.card
+def _binding(steps: Sequence[Step]) -> Stage:
+    """The stage at whose end a chip has the first control key of its own."""
+    return next(step.stage for step in steps if isinstance(step.act, WriteKeyAct) and step.act.key.application)
+
+
+def _identity(steps: Sequence[Step]) -> bytes:
+    """What the script writes into the first EF 0015."""
+    for step in steps:
+        if isinstance(step.act, Plain | Secured):
+            match step.act.command:
+                case UpdateBinary(sfi=Sfi.COMMON, content=content):
+                    return content
+    return b""

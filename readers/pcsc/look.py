@@ -5,19 +5,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from cardcore.apdu import ResponseApdu
-from cardcore.card_files import CityData, CommonData, LogRecord
-from cardcore.card_map import APPLICATIONS, MF, Application, Sfi
-from cardcore.commands import GetBalance, InitPurchase, PurchaseInitialisation, ReadBinary, Select
+from cardcore.card_files import CardId, CityData, CommonData, DirectoryEntry, LogRecord, MinistryData
+from cardcore.card_map import ALL_APPLICATIONS, CITY_CARD, MF, TRANSIT, Application, Sfi
+from cardcore.commands import GetBalance, InitPurchase, PurchaseInitialisation, ReadBinary, ReadRecord, Select
 from cardcore.errors import CardError, FormatError
 from cardcore.record import Suite
+from cardcore.selection import read_common
 from cardcore.status import FILE_INVALIDATED
 from readers.pcsc.anew import anew
-from readers.pcsc.ask import ask, read_log
+from readers.pcsc.ask import COMMON_BYTES, ask, read_log
 from readers.pcsc.channel import CardTorn, Channel
-from readers.pcsc.strangers import MUTE, OTHER_CITY, UNFINISHED, memory_card, remark
+from readers.pcsc.strangers import MUTE, OTHER_CITY, OTHER_CITY_CARD, UNFINISHED, memory_card, remark
 
 OURS = "本系统的卡 a card of ours"
-PURSES = (1, 3, 4)
+PURSES = (1, 3, 4, CITY_CARD.number)
 PURCHASE_IDS = (0x01, 0x11, 0x02, 0x12, 0x03, 0x13)
 # A T-Union card of ours has more than its purse: social security, medical care or utilities beside it.
 OUR_OTHERS = frozenset({2, 3, 4, 5})
@@ -46,18 +47,25 @@ class PurseView:
 class CardView:
     """What was read; `remark` (Chinese and English) says what the card is.
 
-    `common` is None where no card data of ours can be read. A T-Union card of another city has its data, but is not
-    `ours`.
+    `common` is None where no card data of ours can be read. A T-Union or city card of another scheme has its data, but
+    is not `ours`.
     """
 
     atr: bytes
     remark: str
-    common: CommonData | None = None
+    common: CommonData | MinistryData | None = None
     city: CityData | None = None
     applications: tuple[int, ...] = ()
     blocked: tuple[int, ...] = ()
     purses: tuple[PurseView, ...] = ()
     ours: bool = False
+
+    @property
+    def concession(self) -> int | None:
+        """Class of the holder: a city card has it beside its serial, any other in EF 0017; None where it is unknown."""
+        if isinstance(self.common, MinistryData):
+            return self.common.sub_type
+        return self.city.concession if self.city else None
 
     def purse(self, application: int) -> PurseView | None:
         """The purse of an application, None when there is none that answers."""
@@ -85,37 +93,60 @@ async def look(channel: Channel) -> CardView:
 
 
 async def _look(channel: Channel, atr: bytes) -> CardView:
-    replies = {item.number: await _select(channel, item.aid) for item in APPLICATIONS.values() if item is not MF}
+    replies = {item.number: await _select(channel, item.aid) for item in ALL_APPLICATIONS.values() if item is not MF}
     found = {number: reply for number, reply in replies.items() if reply.ok or reply.sw == FILE_INVALIDATED}
     common = await _common(channel, found)
     if common is None:
-        return CardView(atr, UNFINISHED if found else await remark(channel))
+        return CardView(atr, UNFINISHED if _begun(found) else await remark(channel))
     blocked = tuple(number for number, reply in found.items() if not reply.ok)
-    if not OUR_OTHERS & set(found):
-        balances = [view for number in found if number in PURSES and (view := await _balance(channel, number))]
-        return CardView(
-            atr, OTHER_CITY, common, await _city(channel), tuple(found), blocked, tuple(balances), ours=False
-        )
-    purses = [view for number in found if number in PURSES and (view := await _purse(channel, APPLICATIONS[number]))]
-    city = await _city(channel)
-    return CardView(atr, OURS, common, city, tuple(found), blocked, tuple(purses), ours=True)
+    ours = bool(OUR_OTHERS & set(found)) or (isinstance(common, MinistryData) and await _made_here(channel, common))
+    read = _purse if ours else _balance
+    purses = [view for number in found if number in PURSES and (view := await read(channel, ALL_APPLICATIONS[number]))]
+    city = await _city(channel) if TRANSIT.number in found else None
+    told = OURS if ours else OTHER_CITY_CARD if isinstance(common, MinistryData) else OTHER_CITY
+    return CardView(atr, told, common, city, tuple(found), blocked, tuple(purses), ours)
+
+
+def _begun(found: dict[int, ResponseApdu]) -> bool:
+    """Whether applications without readable data are ours: every one but a city card, which other schemes have too,
+    and that one where it shows an EF 0015 that nobody has written."""
+    if set(found) != {CITY_CARD.number}:
+        return bool(found)
+    with suppress(FormatError):
+        return bool(Select(CITY_CARD.aid).parse(found[CITY_CARD.number].data).common)
+    return False
+
+
+async def _made_here(channel: Channel, common: MinistryData) -> bool:
+    """Whether a city card has the form of ours: its directory lists the application, and EF 0005 says the same of the
+    card as EF 0015. That is a hint for the clerk; what proves the card is its keys."""
+    try:
+        await ask(channel, Select(MF.aid))
+        listed = DirectoryEntry.decode(await ask(channel, ReadRecord(Sfi.DIRECTORY, 1)))
+        told = CardId.decode(await ask(channel, ReadBinary(Sfi.CARD_ID, COMMON_BYTES)))
+    except CardTorn:
+        raise
+    except (CardError, FormatError):
+        return False
+    same = (told.issuer, told.city, told.serial) == (common.institution, common.city, common.serial)
+    return same and listed.aid == CITY_CARD.aid
 
 
 async def _select(channel: Channel, aid: bytes) -> ResponseApdu:
     return (await channel.run([Select(aid).apdu()])).last()
 
 
-async def _common(channel: Channel, found: dict[int, ResponseApdu]) -> CommonData | None:
+async def _common(channel: Channel, found: dict[int, ResponseApdu]) -> CommonData | MinistryData | None:
     """EF 0015 of an application with a purse: as SELECT shows it, also of a blocked one, or as it is read."""
     for number, reply in found.items():
         if number in PURSES:
-            aid = APPLICATIONS[number].aid
+            aid = ALL_APPLICATIONS[number].aid
             try:
                 raw = Select(aid).parse(reply.data).common
                 if not raw:
                     await ask(channel, Select(aid))
-                    raw = await ask(channel, ReadBinary(Sfi.COMMON, 30))
-                return CommonData.decode(raw)
+                    raw = await ask(channel, ReadBinary(Sfi.COMMON, COMMON_BYTES))
+                return read_common(number, raw)
             except CardTorn:
                 raise
             except (CardError, FormatError):
@@ -125,7 +156,7 @@ async def _common(channel: Channel, found: dict[int, ResponseApdu]) -> CommonDat
 
 async def _city(channel: Channel) -> CityData | None:
     try:
-        await ask(channel, Select(APPLICATIONS[1].aid))
+        await ask(channel, Select(TRANSIT.aid))
         return CityData.decode(await ask(channel, ReadBinary(Sfi.CITY, 60)))
     except CardTorn:
         raise
@@ -133,20 +164,20 @@ async def _city(channel: Channel) -> CityData | None:
         return None
 
 
-async def _balance(channel: Channel, number: int) -> PurseView | None:
+async def _balance(channel: Channel, item: Application) -> PurseView | None:
     """Raw balance and log of a card that is not ours: nothing is opened on it."""
     try:
-        await ask(channel, Select(APPLICATIONS[number].aid))
+        await ask(channel, Select(item.aid))
         balance_fen = await ask(channel, GetBalance())
     except CardTorn:
         raise
     except CardError:
         return None
-    return PurseView(number, None, balance_fen, 0, await read_log(channel))
+    return PurseView(item.number, None, balance_fen, 0, await read_log(channel))
 
 
 async def _purse(channel: Channel, item: Application) -> PurseView | None:
-    view = await _balance(channel, item.number)
+    view = await _balance(channel, item)
     if view is None:
         return None
     opened = await _opened(channel)

@@ -6,8 +6,8 @@ from datetime import datetime
 from functools import partial
 from itertools import groupby
 
-from cardcore.authority import PersonalisationAuthority
-from cardcore.errors import CardError, ReaderError
+from cardcore.authority import PersonalisationAuthority, UpkeepAuthority
+from cardcore.errors import CardError, ReaderError, SetupError
 from cardcore.step import Stage, Step
 from readers.pcsc.anew import anew
 from readers.pcsc.channel import CardTorn
@@ -22,15 +22,25 @@ def _nobody(_: Stage) -> None: ...
 
 
 class Bench:
-    """Where chips are personalised: an authority, a journal, an operator and a local clock."""
+    """Where chips are personalised: an authority, a journal, an operator and a local clock.
+
+    `upkeep` protects what is written into enciphered files, and reveals what is read back; a profile without such files
+    does not need it.
+    """
 
     def __init__(
-        self, authority: PersonalisationAuthority, journal: Journal, operator: str, clock: Callable[[], datetime]
+        self,
+        authority: PersonalisationAuthority,
+        journal: Journal,
+        operator: str,
+        clock: Callable[[], datetime],
+        upkeep: UpkeepAuthority | None = None,
     ) -> None:
         self._authority = authority
         self._journal = journal
         self._operator = operator
         self._clock = clock
+        self._upkeep = upkeep
 
     def knows(self, job: Job) -> bool:
         """Whether the journal has this chip: its serial is spent."""
@@ -41,8 +51,13 @@ class Bench:
 
         `ended` is told each stage once it is in the journal. Raises CardTorn or ReaderError when the way to the chip
         breaks: the same call on the same chip resumes, and so it does after a cancelled call or a kill. Raises
-        WrongChip before anything is changed.
+        WrongChip, or SetupError where nobody can write its enciphered files, before anything is changed.
         """
+        if job.enciphers and self._upkeep is None:
+            raise SetupError(
+                f"{job.profile} has enciphered files, and no upkeep of keys is at hand; nothing was written to the "
+                "chip, open the key store beside the issuing"
+            )
         entry = self._journal.find(job.chip)
         if entry is not None and entry.progress is Progress.ISSUED:
             return None
@@ -50,7 +65,7 @@ class Bench:
             return Scrapped(job.chip, entry.reason)
         script = job.script
         await job.channel.reset()
-        await anew(job.channel, partial(recognise, job, script, entry))
+        await anew(job.channel, partial(recognise, job, script, entry, self._authority))
         if entry is None:
             await self._write(job, script, Progress.RUNNING)
         done = entry.done if entry else frozenset()
@@ -73,7 +88,7 @@ class Bench:
     async def _stage(self, job: Job, steps: Sequence[Step], probing: bool) -> Sequence[StepReport]:
         async def attempt() -> Sequence[StepReport]:
             nonlocal probing
-            run = StageRun(job, self._authority, self._clock, probing)
+            run = StageRun(job, self._authority, self._upkeep, self._clock, probing)
             # Begun anew after a foreign reset, it finds some of its steps done.
             probing = True
             await run.perform(steps)

@@ -3,13 +3,15 @@
 from collections.abc import Awaitable, Callable
 
 from cardcore.card_files import LogRecord
-from cardcore.commands import GetTransactionProof, InitLoad, InitPurchase, VerifyPin
+from cardcore.commands import GetTransactionProof, InitLoad, InitPurchase, InitUnload, VerifyPin
+from cardcore.commands.purse import TransactionType
 from cardcore.errors import CardError, FormatError, ReaderError
 from cardcore.purse import Committed, CounterSeen, Evidence, Finding, Outcome, Refused, Unknown, resolve
 from cardcore.status import NOT_AVAILABLE
 from readers.pcsc.ask import ask, common_data, read_log
 from readers.pcsc.channel import Channel
 
+_WORDS = {TransactionType.UNLOAD: "unload", TransactionType.PURCHASE: "debit", TransactionType.COMPOSITE: "debit"}
 Counter = Callable[[], Awaitable[CounterSeen]]
 
 
@@ -33,6 +35,21 @@ async def find_out(channel: Channel, evidence: Evidence, purse: int, key_index: 
     async def counter() -> CounterSeen:
         await ask(channel, VerifyPin(pin))
         opened = await ask(channel, InitLoad(key_index, evidence.amount_fen, evidence.terminal_number))
+        return CounterSeen(opened.counter, opened.raw_balance_fen)
+
+    return await _found(channel, evidence, purse, card, counter)
+
+
+async def find_unload(
+    channel: Channel, evidence: Evidence, purse: int, key_index: int, pin: str, card: bytes
+) -> Outcome:
+    """As `find_out`, for an unload. A `Committed` with a MAC has the MAC3 of the card's proof, which is true once the
+    host has checked it; one without is what the log says, by which no money is paid."""
+
+    async def counter() -> CounterSeen:
+        await ask(channel, VerifyPin(pin))
+        # Opening 0 fen tells the counter, and never lacks the balance.
+        opened = await ask(channel, InitUnload(key_index, 0, evidence.terminal_number))
         return CounterSeen(opened.counter, opened.raw_balance_fen)
 
     return await _found(channel, evidence, purse, card, counter)
@@ -65,7 +82,7 @@ async def _found(channel: Channel, evidence: Evidence, purse: int, card: bytes, 
     proof = await _proof(channel, evidence)
     log = await read_log(channel)
     if proof is not None and log and not _tells(log[0], evidence):
-        what = "debit" if evidence.offline else "load"
+        what = _WORDS.get(evidence.transaction_type, "load")
         return Refused(evidence, f"counter {evidence.counter} went to another {what} of the card; this one never came")
     if proof is None and any(_tells(record, evidence) for record in log):
         return Committed(evidence)

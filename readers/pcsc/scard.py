@@ -22,6 +22,8 @@ PNP = "\\\\?PnP?\\Notification"
 # Bits of a reader's state, whose upper 16 bits count events. Plain numbers: inverting a flag would drop the counter.
 CHANGED = 0x0002
 PRESENT = 0x0020
+EXCLUSIVE = 0x0080
+MUTE_CARD = 0x0200
 
 
 class PcscError(ReaderError):

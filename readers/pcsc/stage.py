@@ -5,15 +5,40 @@ for the next go together.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from cardcore.apdu import CommandApdu, ResponseApdu
-from cardcore.authority import CardIdentity, OverdraftRequest, PersonalisationAuthority
+from cardcore.authority import (
+    CardIdentity,
+    OverdraftRequest,
+    PersonalisationAuthority,
+    ProtectedAnswer,
+    ProtectRequest,
+    UpkeepAuthority,
+)
 from cardcore.bcd import encode_moment
-from cardcore.commands import ExternalAuthenticate, GetChallenge, InitUpdate, UpdateOverdraft
-from cardcore.errors import CardError
+from cardcore.commands import (
+    Command,
+    ExternalAuthenticate,
+    GetChallenge,
+    InitUpdate,
+    ProtectedRead,
+    ProtectedWrite,
+    UpdateOverdraft,
+)
+from cardcore.errors import CardError, FormatError, RefusedError
 from cardcore.status import OK, explain
-from cardcore.step import Authenticate, Compare, Plain, Secured, SetAllowance, Step, WriteKeyAct
+from cardcore.step import (
+    Authenticate,
+    Compare,
+    CompareSecured,
+    Plain,
+    Secured,
+    SetAllowance,
+    Step,
+    WriteKeyAct,
+)
 from readers.pcsc.channel import CardTorn
 from readers.pcsc.job import Job
 from readers.pcsc.journal import StepReport
@@ -25,10 +50,17 @@ class StageRun:
     """One stage on one chip. Commands wait until an answer is needed, then go in one hop."""
 
     def __init__(
-        self, job: Job, authority: PersonalisationAuthority, clock: Callable[[], datetime], probing: bool
+        self,
+        job: Job,
+        authority: PersonalisationAuthority,
+        upkeep: UpkeepAuthority | None,
+        clock: Callable[[], datetime],
+        probing: bool,
     ) -> None:
+        """`upkeep` may be None where no file of the script is enciphered."""
         self._job = job
         self._authority = authority
+        self._upkeep = upkeep
         self._clock = clock
         self._probing = probing
         self._waiting: list[tuple[Step, CommandApdu]] = []
@@ -49,12 +81,18 @@ class StageRun:
                 self._waiting.append((step, command.apdu()))
             case Compare(command, expected):
                 answer = await self._ask(command.apdu())
-                self._compare(step, answer, expected)
+                self._compare(step, answer.data if answer.ok else b"", answer.sw, expected)
+            case CompareSecured(application, command, expected):
+                found, sw = await self._revealed(application, command)
+                self._compare(step, found, sw, expected)
             case SetAllowance():
                 await self._set_allowance(step, step.act)
             case act:
-                challenge = GetChallenge().read(await self._ask(GetChallenge().apdu()))
-                self._waiting.append((step, await self._protected(act, challenge)))
+                protected = await self._protected(act, await self._challenge())
+                self._waiting.append((step, protected))
+
+    async def _challenge(self) -> bytes:
+        return GetChallenge().read(await self._ask(GetChallenge().apdu()))
 
     async def _protected(self, act: Authenticate | WriteKeyAct | Secured, challenge: bytes) -> CommandApdu:
         identity, authority = self._job.identity, self._authority
@@ -64,18 +102,49 @@ class StageRun:
                 return ExternalAuthenticate(cryptogram).apdu()
             case WriteKeyAct(key):
                 return CommandApdu.decode(await authority.write_key(identity, key, challenge))
+            case Secured(application, command, enciphered=True):
+                raw = await self._enciphered(application, command, challenge)
+                return ProtectedWrite(command, raw).apdu()
             case Secured(application, command):
                 raw = await authority.secure(identity, application, command.apdu().encode(), challenge)
                 return CommandApdu.decode(raw)
 
+    async def _enciphered(self, application: int, command: Command[object], challenge: bytes) -> bytes:
+        """A command on an enciphered file, as the upkeep of the keys protects it."""
+        assert self._upkeep is not None
+        plain = command.apdu()
+        sent = replace(plain, le=None).encode()
+        return await self._upkeep.protect(
+            ProtectRequest(self._job.identity, application, sent, challenge, enciphered=True)
+        )
+
+    async def _revealed(self, application: int, command: Command[bytes]) -> tuple[bytes, int]:
+        """The content of an enciphered file and the status word of its read; raises CardError for a wrong MAC."""
+        assert self._upkeep is not None
+        challenge = await self._challenge()
+        read = ProtectedRead(command, await self._enciphered(application, command, challenge))
+        answer = await self._ask(read.apdu())
+        if not answer.ok:
+            return b"", answer.sw
+        told = read.read(answer)
+        asked = ProtectedAnswer(self._job.identity, application, told.body, told.mac, challenge, enciphered=True)
+        try:
+            return await self._upkeep.reveal(asked), answer.sw
+        except (RefusedError, FormatError) as refusal:
+            raise CardError(f"{read.name}: {refusal}") from refusal
+
     async def _has_been_done(self, step: Step) -> bool:
         """Ask the step's probe; its refusal is an answer, not an error."""
-        if isinstance(step.probe, Compare):
-            answer = await self._ask(step.probe.command.apdu())
-            return answer.ok and answer.data == step.probe.expected
-        assert step.probe is not None
-        challenge = GetChallenge().read(await self._ask(GetChallenge().apdu()))
-        return (await self._ask(await self._protected(step.probe, challenge))).ok
+        match step.probe:
+            case Compare(command, expected):
+                answer = await self._ask(command.apdu())
+                return answer.ok and answer.data == expected
+            case CompareSecured(application, command, expected):
+                found, sw = await self._revealed(application, command)
+                return sw == OK and found == expected
+            case Authenticate() as probe:
+                return (await self._ask(await self._protected(probe, await self._challenge()))).ok
+        raise AssertionError("no probe")
 
     async def _set_allowance(self, step: Step, act: SetAllowance) -> None:
         assert isinstance(self._job.identity, CardIdentity)
@@ -103,12 +172,11 @@ class StageRun:
         )
         self._waiting.append((step, UpdateOverdraft(act.limit_fen, date, time, mac2).apdu()))
 
-    def _compare(self, step: Step, answer: ResponseApdu, expected: bytes) -> None:
-        if not answer.ok or answer.data != expected:
-            raise CardError(
-                f"{step.id}: read back {answer.data.hex() or 'nothing'} ({answer.sw:04X}), not what was written"
-            )
-        self.reports.append(StepReport(step.id, answer.sw, already=False))
+    def _compare(self, step: Step, found: bytes, sw: int, expected: bytes) -> None:
+        if sw != OK or found != expected:
+            shown = "another content" if isinstance(step.act, CompareSecured) and found else found.hex() or "nothing"
+            raise CardError(f"{step.id}: read back {shown} ({sw:04X}), not what was written")
+        self.reports.append(StepReport(step.id, sw, already=False))
 
     async def _ask(self, command: CommandApdu) -> ResponseApdu:
         """Send what waits and then this command, in one hop where the card agrees; give the answer to this one."""
@@ -142,7 +210,7 @@ class StageRun:
 
 def _name(step: Step) -> str:
     match step.act:
-        case Plain(command) | Secured(_, command) | Compare(command, _):
+        case Plain(command) | Secured(_, command) | Compare(command, _) | CompareSecured(_, command, _):
             return command.name
         case Authenticate():
             return ExternalAuthenticate.name

@@ -31,6 +31,10 @@ BLANK = (
 NOTHING = "未知卡片，没有认识的应用 a card with no application that we know"
 MUTE = "卡片不应答任何命令（存储卡、放反或损坏） it answers no command: a memory card, turned over, or broken"
 OTHER_CITY = "外地交通联合卡，本网点只能查看 a T-Union card of another city: it can be looked at here, not served"
+OTHER_CITY_CARD = (
+    "外地住建部互联互通卡，本网点只能查看 a construction-ministry city card of another city: it can be looked at here, "
+    "not served"
+)
 UNFINISHED = (
     "本系统的卡，个人化未完成 an application of ours without readable card data: personalisation was not finished"
 )

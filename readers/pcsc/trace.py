@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from cardcore.apdu import CommandApdu
-from cardcore.card_map import APPLICATIONS
+from cardcore.card_map import ALL_APPLICATIONS
 from cardcore.errors import SetupError
 
 MOST_BYTES = 16_000_000
 _SECURE_MESSAGING = 0x04
-_AIDS = {item.aid: item.number for item in APPLICATIONS.values()}
+_AIDS = {item.aid: item.number for item in ALL_APPLICATIONS.values()}
 _SELECT = 0xA4
 _READER = re.compile(r"[^A-Za-z0-9 ._()\[\]-]")
 
@@ -71,6 +71,7 @@ COMMANDS: dict[int | tuple[int, int], Shown] = {
     0xDC: Shown("UPDATE RECORD"),
     0xE0: Shown("CREATE FILE"),
     0xE2: Shown("APPEND RECORD"),
+    0xE8: Shown("SET CEILINGS"),
     0xFA: Shown("CRYPT"),
 }
 _OTHER = Shown("OTHER", parameters=False)
