@@ -14,10 +14,17 @@ class Retry(StrEnum):
 
 class Problem(OnecardError):
     """`status` and `code` of docs/wire.md; `after_s` seconds to wait where `retry` is AFTER; `seq` the records at
-    fault."""
+    fault, `missing` the ranges (first, last) of numbers that are not stored."""
 
     def __init__(
-        self, status: int, code: str, retry: Retry, message: str, after_s: int | None = None, seq: Sequence[int] = ()
+        self,
+        status: int,
+        code: str,
+        retry: Retry,
+        message: str,
+        after_s: int | None = None,
+        seq: Sequence[int] = (),
+        missing: Sequence[tuple[int, int]] = (),
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -25,6 +32,7 @@ class Problem(OnecardError):
         self.retry = retry
         self.after_s = after_s
         self.seq = tuple(seq)
+        self.missing = tuple(missing)
 
 
 def busy(message: str, after_s: int = 5) -> Problem:

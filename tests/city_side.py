@@ -153,7 +153,7 @@ class Issuer:
     def _session(suite: int, key: bytes, seed: bytes) -> bytes:
         return ecb(suite, key, pad80(seed, 16) if suite else (seed + b"\x80\x00")[:8])
 
-    def psam(self, number: str, sector: str) -> SoftwarePsam:
+    def psam(self, number: str, sector: str, *, gate: bool = False) -> SoftwarePsam:
         chip = SoftwarePsam.blank("sm4", rng=self.rng)
         chip.power_on()
         self.create(chip, 0x0016, bytes.fromhex("280006F0F0FFFF"))
@@ -163,6 +163,8 @@ class Issuer:
             key = bytes((0x42, 0xF0, 0xF0, 1, suite)) + root(suite, f"PURCHASE {sector}")
             self.write_key(chip, 4, high + code, key)
         self.write_key(chip, 4, 1, bytes((0x26, 0xF0, 0xF0, 1, 4)) + record_key(bytes.fromhex(number)))
+        if gate:
+            self.write_key(chip, 4, 1, bytes((0x46, 0xF0, 0xF0, 1, 4)) + root(4, "ENTRY"))
         return chip
 
     def load(self, card: SoftwareCard, step: DeskStep) -> LoadResult | None:
@@ -224,7 +226,8 @@ class Desk:
     def __init__(self, planned: Plan, issuer: Issuer) -> None:
         self.issuer = issuer
         self.cards = {c.serial: issuer.card(c) for c in planned.cards}
-        self.psams = {d.psam: issuer.psam(d.psam, d.sector) for d in planned.devices if not d.online}
+        boxes = [d for d in planned.devices if not d.online]
+        self.psams = {d.psam: issuer.psam(d.psam, d.sector, gate=d.terminal_class == "metro") for d in boxes}
         self.acts: dict[str, tuple[str, datetime]] = {}
         self.reported: dict[str, datetime] = {}
         self.replaced: set[str] = set()

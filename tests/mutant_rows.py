@@ -264,6 +264,13 @@ MUTANTS = (
         "next.flags & 4 = 0) IS NULL",
     ),
     Mutant(
+        "missing-entry-turned-round",
+        "an exit is a case when its entry is known, and none when it is not (docs/ledger.md)",
+        "clearing/store/cases.py",
+        "k.entry_at IN (0, before.at)) IS NOT TRUE",
+        "k.entry_at IN (0, before.at)) IS TRUE",
+    ),
+    Mutant(
         "total-compared-by-count",
         "an operator's declared fen are not compared (docs/ledger.md)",
         "clearing/store/cases.py",

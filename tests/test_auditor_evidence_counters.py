@@ -248,6 +248,39 @@ def test_a_missing_exit_is_a_case_until_the_exit_comes(scene: Scene) -> None:
     assert scene.publish(books, cases).differences == []
 
 
+def test_an_exit_without_its_entry_is_a_case_until_the_entry_comes(scene: Scene) -> None:
+    """The entry that an exit names must be the last one known: another station or instant, or one that an exit has
+    ended already, is none."""
+    metro: dict[str, Any] = {"terminal": METRO, "transaction_type": 9, "line": 3}
+    leave: dict[str, Any] = metro | {"kind": 3, "station": 8, "entry_station": 3}
+    eight = {"entry_at": 1772409600}  # 08:00 of DAY1 in China
+    scene.upload([
+        scene.record(CARD, 0, f"{DAY1} 08:00:00", kind=2, station=3, **metro),
+        scene.record(CARD, 450, f"{DAY1} 08:30:00", **leave, **eight),
+        scene.record(CARD, 450, f"{DAY1} 08:40:00", **leave, **eight),
+        scene.record(CARD, 0, f"{DAY1} 09:00:00", kind=2, station=3, **metro),
+        scene.record(CARD, 450, f"{DAY1} 09:30:00", **leave, **eight),
+        scene.record(OTHER, 450, f"{DAY1} 08:31:00", counter=1, balance_before_fen=0, **leave),
+    ])  # fmt: skip
+    scene.close(DAY1)
+    scene.upload([scene.record(OTHER, 0, f"{DAY1} 08:00:00", counter=0, kind=2, station=3, **metro)])
+    scene.close(DAY2)
+    books = f"""
+        {DAY1} purse float:1 debit@1 1800 0
+        {DAY1} purse due:transit debit@1 0 1800
+        {DAY1} transit due:purse debit@1 1800 0
+        {DAY1} transit payable:102 debit@1 0 1800
+        accepted 7 1800
+    """
+    cases = f"""
+        missing-entry {CARD}/1/0/2 0 {DAY1} - operator
+        missing-entry {CARD}/1/0/4 0 {DAY1} - operator
+        missing-entry {OTHER}/1/0/1 0 {DAY1} {DAY2} operator
+        card-gap {OTHER}/1/0/0-0 0 {DAY1} {DAY2} clearing
+    """
+    assert scene.publish(books, cases).differences == []
+
+
 def test_a_purse_whose_counters_near_their_end_is_to_be_renewed(scene: Scene) -> None:
     scene.upload([scene.record(counter=0xFC00, balance_before_fen=-200), scene.record(OTHER, counter=0xFBFF)])
     scene.upload([scene.load(SM4_CARD, 5000, f"{DAY1} 07:00:00", counter=0xFC00)])

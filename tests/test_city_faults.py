@@ -80,7 +80,10 @@ def test_a_gap_or_a_load_is_left_to_evidence(seed: int) -> None:
     # Both explain what the exit shows: that the load was lost, and that it was credited and the missing record took it.
     assert entry.balance_before_fen == lost.balance_before_fen == leave.balance_before_fen
     cases = {c["kind"]: c for c in cases_of(lines, lost.card.serial)}
-    assert cases.keys() == {"gap-or-load", "load-in-doubt"}
+    assert cases.keys() == {"gap-or-load", "load-in-doubt", "missing-entry"}
+    orphan = cases.pop("missing-entry")
+    assert (orphan["subject"], orphan["amount_fen"]) == (f"{lost.card.serial}/1/0/{leave.counter}", 0)
+    assert (orphan["opened"], orphan["resolved"]) == (ONE, None)
     assert cases["gap-or-load"]["subject"] == f"{lost.card.serial}/1/0/{entry.counter}-{entry.counter}"
     for case in cases.values():
         assert (case["amount_fen"], case["opened"], case["resolved"]) == (lost.amount_fen, ONE, None)
@@ -112,6 +115,7 @@ def test_a_late_record_resolves_a_gap_or_load() -> None:
     assert len(lost) == 2
     assert ends["gap-or-load"] == {(ONE, None, None), (ONE, TWO, "evidence")}
     assert ends["load-in-doubt"] == {(ONE, None, None), (ONE, TWO, "reversed")}
+    assert ends["missing-entry"] == {(ONE, None, None), (ONE, TWO, "filled")}
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -53,9 +53,10 @@ async def test_subsidy_is_full_fare_less_charge(house: ClearingSide) -> None:
 async def test_metro_fare_by_distance_and_without_entry(house: ClearingSide) -> None:
     await house.load(B, 0, 5000, 0, at("03-02 07:00"))
     # Four stops: 200 + 4 × 50 = 400, half for a student; without an entry the highest fare, 900.
-    await house.tap(B, 0, 200, 5000, at("03-02 08:00"), terminal=METRO, kind=3, station=9, entry_station=5,
+    await house.tap(B, 0, 0, 5000, at("03-02 07:40"), terminal=METRO, kind=2, station=5)
+    await house.tap(B, 1, 200, 5000, at("03-02 08:00"), terminal=METRO, kind=3, station=9, entry_station=5,
                     full_fare_fen=400, concession=2)  # fmt: skip
-    await house.tap(B, 1, 450, 4800, at("03-02 09:00"), terminal=METRO, kind=3, station=9, entry_station=5, flags=4,
+    await house.tap(B, 2, 450, 4800, at("03-02 09:00"), terminal=METRO, kind=3, station=9, entry_station=5, flags=4,
                     full_fare_fen=900, concession=2)  # fmt: skip
     await house.close()
     assert await house.moves(D1, "subsidy") == {
@@ -107,7 +108,7 @@ async def test_adoption_takes_every_claim_of_the_sealed_copy(house: ClearingSide
     await house.close()
     cases = await house.cases()
     assert cases["concession", subject(sealed)] == (0, D1, None, None, "operator")
-    assert {kind for kind, _ in cases} == {"concession", "fare"}
+    assert {kind for kind, _ in cases} == {"concession", "fare", "missing-entry"}
     assert cases["fare", subject(shop)][0] == 170
     assert cases["fare", subject(sealed)][0] == 200
     assert [check for check in await verify(house.pool) if not check.ok] == []
@@ -590,6 +591,36 @@ async def test_missing_exit_until_the_exit_comes(house: ClearingSide) -> None:
     cases = await house.cases()
     assert cases["missing-exit", f"{PURSE_A}/0"] == (0, D1, D2, "exit", "operator")
     assert cases["missing-exit", f"{E.hex()}/1/0/0"][1] == D2
+
+
+async def test_missing_entry_until_the_entry_comes(house: ClearingSide) -> None:
+    """An exit says which entry it was priced by: that has to be the last thing known of the holder's journeys."""
+    ride = {"terminal": METRO, "station": 5}
+    leave = {"terminal": METRO, "kind": 3, "station": 9, "entry_station": 5}
+    eight = at("03-02 08:00")
+    await house.load(A, 0, 5000, 0, at("03-02 07:00"))
+    await house.tap(A, 0, 0, 5000, eight, kind=2, **ride)
+    await house.tap(A, 1, 300, 5000, at("03-02 08:10"), terminal=SHOP)
+    await house.tap(A, 2, 400, 4700, at("03-02 08:20"), entry_at=int(eight.timestamp()), **leave)
+    # The entry is shown once more at another exit; then an entry that is another one than the exit was priced by.
+    await house.tap(A, 3, 400, 4300, at("03-02 08:40"), entry_at=int(eight.timestamp()), **leave)
+    await house.tap(A, 4, 0, 3900, at("03-02 09:00"), kind=2, terminal=METRO, station=1)
+    await house.tap(A, 5, 400, 3900, at("03-02 09:20"), **leave)
+    await house.tap(A, 6, 0, 3500, at("03-02 10:00"), kind=2, **ride)
+    await house.tap(A, 7, 400, 3500, at("03-02 10:20"), entry_at=int(eight.timestamp()), **leave)
+    # An entry that is not uploaded yet, and an exit that was priced without any.
+    await house.load(B, 0, 5000, 0, at("03-02 07:00"))
+    await house.tap(B, 1, 400, 5000, at("03-02 08:20"), entry_at=int(eight.timestamp()), **leave)
+    await house.tap(B, 2, 900, 4600, at("03-02 09:20"), flags=4, **leave)
+    await house.close()
+    purse_b = PURSE_A.replace(A.hex(), B.hex())
+    wanted = {f"{PURSE_A}/3", f"{PURSE_A}/5", f"{PURSE_A}/7", f"{purse_b}/1"}
+    opened = {name: case for (kind, name), case in (await house.cases()).items() if kind == "missing-entry"}
+    assert opened == dict.fromkeys(wanted, (0, D1, None, None, "operator"))
+    await house.tap(B, 0, 0, 5000, eight, kind=2, **ride)
+    await house.close()
+    assert (await house.cases())["missing-entry", f"{purse_b}/1"] == (0, D1, D2, "entry", "operator")
+    assert (await house.cases())["missing-entry", f"{PURSE_A}/3"][2] is None
 
 
 async def test_operator_total_until_it_matches(house: ClearingSide) -> None:

@@ -15,6 +15,7 @@ RESOLVED_BY_ITSELF = {
     "sequence-gap": "filled",
     "torn": "void",
     "missing-exit": "exit",
+    "missing-entry": "entry",
     "operator-total": "equal",
 }
 # Kinds that freeze the card: it says things that only a second card, or a broken one, can say.

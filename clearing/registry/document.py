@@ -195,6 +195,16 @@ class Replacement(PolicyValue):
     offline_window_h: Annotated[int, Field(ge=0)]
 
 
+class CeilingsValue(PolicyValue):
+    """What a PSAM may open from one arming to the next, and what is asked before the next one."""
+
+    policy = "ceilings"
+    count: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    amount_fen: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    gaps: Annotated[int, Field(ge=0)]
+    per_day: Annotated[int, Field(ge=1)]
+
+
 class Source(PolicyValue):
     policy = "source"
     cryptogram: bool
@@ -206,7 +216,7 @@ VALUES: dict[str, type[AnyValue]] = {
     value.policy: value
     for value in (
         CutOffValue, FlatFare, MetroFare, Concession, Fee, Grace, ClockTolerance, Overdraft, Licence, Limit,
-        DenylistDelay, Replacement, Source,
+        DenylistDelay, Replacement, CeilingsValue, Source,
     )
 }  # fmt: skip
 

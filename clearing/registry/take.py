@@ -13,7 +13,7 @@ from clearing.store.types import Connection
 
 ONE_DAY = timedelta(days=1)
 # Policies that no closed date was decided by, so that they may begin before one.
-_BESIDE_MONEY = frozenset({"source", "grace"})
+_BESIDE_MONEY = frozenset({"source", "grace", "ceilings"})
 
 
 async def take(connection: Connection, document: RegistryDocument, clock: Clock | None = None) -> dict[str, int]:

@@ -67,7 +67,7 @@ async def read_body(request: web.Request) -> bytes:
 def problem_response(problem: Problem) -> web.Response:
     """The document, with `Retry-After` where waiting helps; after a request whose body was not read the connection
     closes."""
-    document = {
+    document: dict[str, object] = {
         "type": "about:blank",
         "title": problem.code,
         "status": problem.status,
@@ -77,6 +77,8 @@ def problem_response(problem: Problem) -> web.Response:
         "after_s": problem.after_s,
         "seq": list(problem.seq),
     }
+    if problem.missing:
+        document["missing"] = [list(pair) for pair in problem.missing]
     headers = {"Onecard-Code": problem.code}
     if problem.after_s is not None:
         headers["Retry-After"] = str(problem.after_s)

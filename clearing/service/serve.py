@@ -11,19 +11,22 @@ from dataclasses import dataclass, field
 import structlog
 from aiohttp import web
 
-from cardcore.errors import SetupError
+from cardcore.errors import KeyUseError, SetupError
 from clearing.clock import Clock
 from clearing.desk import Desk, desk_routes
+from clearing.desk.ceilings import Arming
 from clearing.intake.frame import MOST_BYTES
 from clearing.intake.intake import Intake
 from clearing.intake.proving import Verifiers
 from clearing.registry.snapshot import RegistryFeed
+from clearing.service.ceilings import CeilingsRoute
 from clearing.service.edge import guards, problems
 from clearing.service.terminals import Terminals
 from clearing.store import migrate
 from clearing.store.connect import connect_pool
 from clearing.store.intake import open_first_day
 from keys.loads import LOCAL, Quotas
+from keys.psams import PsamKeeper
 from keys.spending import Quota
 from keys.store import KeyStore
 
@@ -85,6 +88,8 @@ async def running(settings: ServiceSettings) -> AsyncIterator[Running]:
         app = web.Application(middlewares=[problems, guards], client_max_size=MOST_BYTES)
         app.add_routes(Terminals(pool, intake, feed, settings.clock).routes())
         app.add_routes(desk_routes(desk, settings.clock))
+        arming = Arming(pool, _psam_keeper(settings.store), settings.clock, feed)
+        app.add_routes(CeilingsRoute(arming).routes())
         await intake.start()
         try:
             async with _listening(app, settings) as service:
@@ -93,6 +98,14 @@ async def running(settings: ServiceSettings) -> AsyncIterator[Running]:
             await intake.stop()
     finally:
         await pool.close()
+
+
+def _psam_keeper(store: KeyStore) -> PsamKeeper | None:
+    """None where the keys of PSAMs are kept elsewhere: that house answers them then, and the rest of this one works."""
+    try:
+        return store.psam_keeper()
+    except KeyUseError:
+        return None
 
 
 @asynccontextmanager

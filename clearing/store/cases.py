@@ -98,6 +98,17 @@ FINDINGS: Mapping[str, str] = {
             ORDER BY n.counter LIMIT 1) AS next ON true
         WHERE k.kind = {Kind.ENTRY.value} AND k.sealed AND k.origin_date <= (SELECT date FROM open_day)
           AND (next.kind = {Kind.EXIT.value} AND next.flags & 4 = 0) IS NOT TRUE""",
+    "missing-entry": f"""
+        SELECT 'missing-entry', {purse_subject("k")} || '/' || k.counter, 0, 'operator', {_OPERATOR.format("k")}, NULL
+        FROM known k LEFT JOIN LATERAL (
+            SELECT kind, station, extract(epoch FROM instant)::bigint AS at FROM known p
+            WHERE (p.card, p.purse, p.generation) = (k.card, k.purse, k.generation) AND p.counter < k.counter
+              AND p.counted AND NOT p.forked AND p.kind IN ({Kind.ENTRY.value}, {Kind.EXIT.value})
+            ORDER BY p.counter DESC LIMIT 1) AS before ON true
+        WHERE k.kind = {Kind.EXIT.value} AND k.sealed AND k.flags & 4 = 0
+          AND k.origin_date <= (SELECT date FROM open_day)
+          AND (before.kind = {Kind.ENTRY.value} AND before.station = k.entry_station
+               AND k.entry_at IN (0, before.at)) IS NOT TRUE""",
     "operator-total": f"""
         SELECT 'operator-total', t.operator || '/' || {sector_label("t.sector")} || '/' || t.date, coalesce(r.fen, 0) -
             t.fen,

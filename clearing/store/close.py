@@ -21,7 +21,7 @@ _CLAIMED = ", ".join(
     f"{claim(name)} AS {name}"
     for name in (
         "kind", "terminal", "epoch", "sequence", "generation", "counter", "balance_before_fen", "overdraft_fen",
-        "flags", "line", "station", "entry_station", "concession", "full_fare_fen", "list_version",
+        "flags", "line", "station", "entry_station", "entry_at", "concession", "full_fare_fen", "list_version",
     )
 )  # fmt: skip
 # An adopted copy lends all its claims to the posted record, whichever came first; what the cryptogram covers is the

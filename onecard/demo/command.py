@@ -27,7 +27,7 @@ from onecard.demo.front_desk import FrontDesk, RecordingDesk
 from onecard.demo.issuing import issue
 from onecard.demo.report import Report, judge, show, write
 from onecard.demo.stage import Stage, set_up, write_components
-from simulators.city import DeskStep, Plan, Player, Uploader, plan, write_cards, write_papers
+from simulators.city import Armer, DeskStep, Plan, Player, Uploader, plan, write_cards, write_papers
 from simulators.city.facts import DeskResult
 from simulators.city.validators import CityBroken
 
@@ -142,6 +142,8 @@ async def _play(stage: Stage, city: Plan, readers: CounterReaders, tally: Tally,
     player = Player(city, issued.cards, issued.psams)
     uploader = Uploader(city, player, stage.base_url, directory=stage.out, counter=tally.order)
     clock = FileClock(stage.clock_file)
+    armer = Armer(city, player, uploader)
+    await _aside(uploader, armer.arm, None)
     async with RecordingDesk(stage.base_url, stage.out / "desk.jsonl", tally.order, clock.now) as desk:
         front = FrontDesk(city, issued, desk, readers)
         for day in city.dates:
@@ -149,6 +151,7 @@ async def _play(stage: Stage, city: Plan, readers: CounterReaders, tally: Tally,
             night = datetime.combine(day + timedelta(days=1), time(1, 59, 50), CITY_TIME)
             stage.set_clock(night)
             await _upload(uploader, city, day, tally, bars)
+            await _aside(uploader, armer.arm, day)
             stage.set_clock(night + timedelta(seconds=10))
             await _close(stage, clock, day, tally, bars)
     write_cards(player, stage.out)

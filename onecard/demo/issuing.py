@@ -26,7 +26,7 @@ from readers.pcsc.personalise import Bench, Job
 from readers.pcsc.state_file import FILE_NAME
 from simulators.card_os import SoftwareCard
 from simulators.city import Plan
-from simulators.city.facts import PlannedCard
+from simulators.city.facts import Device, PlannedCard
 from simulators.psam import SoftwarePsam
 
 SUITES = {"3des": Suite.TRIPLE_DES, "sm4": Suite.SM4}
@@ -45,12 +45,13 @@ class Issued:
 
 @dataclass(frozen=True, slots=True)
 class Blank:
-    """What one blank is to become: a PSAM of a sector, or a planned card."""
+    """What one blank is to become: a PSAM of a sector, in a metro gate or not, or a planned card."""
 
     name: str
     suite: str
     seed: str
     sector: str = ""
+    gate: bool = False
     issuer: str = ""
     profile: str = ""
     card_class: int = 0
@@ -65,9 +66,9 @@ async def issue(
     the key store and the journal for itself.
     Raises OnecardError when a chip had to be scrapped, which a software chip never should.
     """
-    sectors = {device.psam: device.sector for device in plan.devices if not device.online}
+    boxes = {device.psam: device for device in plan.devices if not device.online}
     blanks = [
-        *(Blank(number, "sm4", f"{plan.seed}/{number}", sector=sector) for number, sector in sorted(sectors.items())),
+        *(_blank_psam(plan, box) for _, box in sorted(boxes.items())),
         *(_blank_card(plan, card) for card in plan.cards),
     ]
     at_the_counter = [blank for blank in blanks if blank.name in readers.serials]
@@ -108,6 +109,11 @@ async def _issue_by_reader(
     return cards
 
 
+def _blank_psam(plan: Plan, box: Device) -> Blank:
+    gate = box.terminal_class == "metro"
+    return Blank(box.psam, "sm4", f"{plan.seed}/{box.psam}", sector=box.sector, gate=gate)
+
+
 def _blank_card(plan: Plan, card: PlannedCard) -> Blank:
     seed = f"{plan.seed}/{card.serial}"
     return Blank(card.serial, card.suite, seed, issuer=card.issuer, profile=card.profile, card_class=card.card_class)
@@ -142,7 +148,11 @@ async def _personalise(
 def _psam_job(blank: Blank, psam: SoftwarePsam) -> Job:
     number = bytes.fromhex(blank.name)
     order = PsamOrder(
-        terminal_number=number, serial=bytes(4) + number, sector=Sector[blank.sector.upper()], suite=SUITES[blank.suite]
+        terminal_number=number,
+        serial=bytes(4) + number,
+        sector=Sector[blank.sector.upper()],
+        suite=SUITES[blank.suite],
+        gate=blank.gate,
     )
     return Job(order.identity, "psam", psam_steps(order), DirectChannel(psam))
 

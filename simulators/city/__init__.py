@@ -4,6 +4,7 @@ Here live the plan (`plan`), what must follow from it (`truth`), its faults, the
 the city's cards is known here, and nothing of the product is imported: both sides meet in APDUs, HTTP and files.
 """
 
+from simulators.city.ceilings import Armer
 from simulators.city.facts import (
     ActResult,
     DeskStep,
@@ -19,6 +20,7 @@ from simulators.city.uploads import Uploader, upload
 
 __all__ = [
     "ActResult",
+    "Armer",
     "DeskStep",
     "LoadResult",
     "Plan",

@@ -16,7 +16,8 @@ from simulators.city.records import Kind, bcd_instant
 
 TOTALLED = (*OFFLINE, Kind.ACT)
 SELF_RESOLVING = {
-    "card-gap": "filled", "sequence-gap": "filled", "missing-exit": "filled", "operator-total": "equal",
+    "card-gap": "filled", "sequence-gap": "filled", "missing-exit": "filled", "missing-entry": "filled",
+    "operator-total": "equal",
     "gap-or-load": "evidence",
 }  # fmt: skip
 """Kinds that a close resolves when their condition no longer holds, with the city's word for it."""
@@ -25,8 +26,8 @@ OWNERS = {
     "bad-proof": "operator", "bad-seal": "operator", "conflict": "operator", "clock": "clearing",
     "replaced-card": "clearing", "fork": "issuer", "card-gap": "clearing", "gap-or-load": "clearing",
     "load-in-doubt": "issuer", "sequence-gap": "operator", "sequence-conflict": "operator",
-    "batch-conflict": "operator", "torn": "clearing", "missing-exit": "operator", "operator-total": "operator",
-    "concession": "operator",
+    "batch-conflict": "operator", "torn": "clearing", "missing-exit": "operator", "missing-entry": "operator",
+    "operator-total": "operator", "concession": "operator",
 }  # fmt: skip
 """Whose each kind of case is; a denylisted tap is its bearer's."""
 
@@ -78,7 +79,7 @@ class Closer:
         for members in forks.values():
             for sent in members:
                 sent.final = "disputed"
-        findings = [*_record_findings(known), *_fork_findings(forks), *_missing_exits(known, day), *_terminals(known)]
+        findings = [*_record_findings(known), *_fork_findings(forks), *_halves(known, day), *_terminals(known)]
         findings += [*_concessions(known), *self._torn(known)]
         findings += self._gaps(day, known, forks)
         findings += self._totals(day, known)
@@ -204,17 +205,22 @@ def _fork_findings(forks: Mapping[str, list[Sent]]) -> Iterator[Finding]:
         yield _finding("fork", subject, sum(s.tap.amount_fen for s in members))
 
 
-def _missing_exits(known: Sequence[Sent], day: date) -> Iterator[Finding]:
+def _halves(known: Sequence[Sent], day: date) -> Iterator[Finding]:
+    """Entries without the exit that should follow, and exits without the entry that they were priced by."""
     metro: dict[tuple[str, int], list[Sent]] = defaultdict(list)
     for sent in known:
         if sent.proven and sealed(sent) and sent.kind in (Kind.ENTRY, Kind.EXIT):
             metro[sent.tap.card.serial, sent.tap.purse].append(sent)
     for (card, purse), trips in metro.items():
         trips.sort(key=lambda s: s.tap.counter)
-        for sent, following in zip(trips, [*trips[1:], None], strict=True):
-            left = following is not None and following.kind is Kind.EXIT
-            if sent.kind is Kind.ENTRY and sent.origin <= day and not left:
-                yield _finding("missing-exit", f"{card}/{purse}/0/{sent.tap.counter}", 0)
+        for before, sent, after in zip([None, *trips], trips, [*trips[1:], None], strict=False):
+            subject = f"{card}/{purse}/0/{sent.tap.counter}"
+            if sent.origin > day:
+                continue
+            if sent.kind is Kind.ENTRY and not (after and after.kind is Kind.EXIT and after.tap.entry):
+                yield _finding("missing-exit", subject, 0)
+            elif sent.kind is Kind.EXIT and sent.tap.entry and not (before and before.tap is sent.tap.entry):
+                yield _finding("missing-entry", subject, 0)
 
 
 def _terminals(known: Sequence[Sent]) -> Iterator[Finding]:

@@ -19,6 +19,8 @@ SLOTS_MIN = (10, 6, 4, 3)
 """Minutes between the taps of a card: the widest that leaves room for the day's debits is taken."""
 THRIFTY_FEN = 14000
 """A card that has paid so much on a day rides the cheapest bus from then on: a first load has a limit."""
+LONGEST_RIDE = timedelta(minutes=100)
+"""A trip by metro; an entry that is older than its longest journey is not believed any more (`gates.LONGEST`)."""
 MOST_PER_DAY = sum((end - start) // SLOTS_MIN[-1] for start, end in SPELLS)
 
 
@@ -118,7 +120,7 @@ class OrdinaryDay:
                 gates = rng.choice(list(self._lines.values()))
                 start_tap = entry(card, rng.choice(gates), times[i])
                 yield start_tap
-                yield self._paid(leave(start_tap, rng.choice(gates), times[i + 1]))
+                yield self._paid(leave(start_tap, rng.choice(gates), min(times[i + 1], times[i] + LONGEST_RIDE)))
                 i += 1
             elif draw < 0.80:
                 yield self._paid(flat(card, rng.choice(self._fleet.bus), times[i], 0))

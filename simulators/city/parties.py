@@ -105,9 +105,11 @@ def issue(rng: Random, count: int, foreign: int) -> list[PlannedCard]:
     return cards
 
 
-def registry(dates: Sequence[date], devices: Iterable[Device], cards: Iterable[PlannedCard]) -> dict[str, object]:
-    """The registry document; policies and PSAMs are in force since the first of January of the first date's year, or 60
-    days before."""
+def registry(
+    dates: Sequence[date], devices: Iterable[Device], cards: Iterable[PlannedCard], ceilings: Mapping[str, object]
+) -> dict[str, object]:
+    """The registry document, with the ceilings of the utilities' PSAMs. Policies and PSAMs are in force since the first
+    of January of the first date's year, or 60 days before."""
     since = min(date(dates[0].year, 1, 1), dates[0] - timedelta(days=60))
     opened = datetime(since.year, since.month, since.day, tzinfo=CHINA).isoformat()
     boxes = sorted(devices, key=lambda d: (d.terminal, d.psam))
@@ -143,7 +145,7 @@ def registry(dates: Sequence[date], devices: Iterable[Device], cards: Iterable[P
                 "basis": "市公共服务卡管理办法",
                 "value": value,
             }
-            for name, scope, value in _policies()
+            for name, scope, value in [*_policies(), ("ceilings", "utility", ceilings)]
         ],
         "cards": [
             {

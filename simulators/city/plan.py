@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import date, datetime
 from random import Random
 
+from simulators.city import ceilings
 from simulators.city.arrivals import Verdicts, deliver
 from simulators.city.bookkeeping import Bookkeeper, fund, number
 from simulators.city.days import OrdinaryDay
@@ -62,7 +63,8 @@ def plan(seed: int, cards: int, debits: int, dates: Sequence[date]) -> Plan:
     deliveries, batch_faults = deliver(rng, batches, (one, two), scale)
     declared, off_by_one = _declare(sents, (one, two))
     return Plan(
-        seed, debits, (one, two), registry((one, two), devices.all, holders), tuple(holders), devices.all, timeline,
+        seed, debits, (one, two), registry((one, two), devices.all, holders, ceilings.policy(taps)), tuple(holders),
+        devices.all, timeline,
         sents,
         deliveries, [*faults, *batch_faults, off_by_one], mishaps.reports, mishaps.replacements, declared,
     )  # fmt: skip

@@ -119,6 +119,10 @@ class Player:
             raise CityBroken(f"{step.kind} of card {step.card}: {type(result).__name__} is no result of this step")
         del self._waiting[id(step)]
 
+    def validator(self, psam: str) -> Validator:
+        """The validator with the PSAM of this number."""
+        return self._validators[psam]
+
     def body(self, delivery: Delivery) -> bytes:
         """The request body of a delivery, as its device sends it."""
         batch = delivery.batch

@@ -92,17 +92,19 @@ class Uploader:
         """One request, until it is answered; checks the answer and files both."""
         batch, body = delivery.batch, self._player.body(delivery)
         path = f"/v1/t/{batch.device.terminal}/batches/{delivery.n}"
-        answer = self._patiently("PUT", path, body, batch.device.media)
+        answer = self.ask("PUT", path, body, batch.device.media)
         at = answer.document.get("now")
         if at is None:
-            at = self._patiently("GET", "/v1/time").document.get("now")
+            at = self.ask("GET", "/v1/time").document.get("now")
         self._file(delivery, body, answer, at)
         for trouble in _differences(delivery, answer):
             raise CityBroken(
                 f"PUT {path} of {len(batch.sents)} records: {trouble}; the answer was {answer.status} {answer.document}"
             )
 
-    def _patiently(self, method: str, path: str, body: bytes = b"", media: str = "") -> Answer:
+    def ask(self, method: str, path: str, body: bytes = b"", media: str = "") -> Answer:
+        """One request, again and again until it is answered with anything but 503; raises CityBroken when patience
+        ends."""
         deadline, pause, trouble = time.monotonic() + self._patience_s, FIRST_PAUSE_S, "no answer"
         while True:
             try:

@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple
 
 from simulators.city.facts import ALLOWANCE_FEN, Device, Manner, PlannedCard, Tap
+from simulators.city.gates import METRO_RECORD, METRO_SFI, RECORD_BYTES, Finding, Gate, Journey, Rider
+from simulators.city.parties import CONCESSION
+from simulators.city.parts import Card, CityBroken, Psam
 from simulators.city.records import SEAL_AT, Kind, TapRecord, bcd_instant, encode
+from simulators.city.sam import Sam
 from simulators.nvm import TearPoint
+
+__all__ = ["Card", "CityBroken", "Psam", "Validator"]
 
 TRANSIT, SMALLPAY, UTILITY = (
     bytes.fromhex(aid) for aid in ("A000000632010105", "F053584F43010103", "F053584F43010104")
 )
 AID = {1: TRANSIT, 3: SMALLPAY, 4: UTILITY}
-METRO_RECORD, METRO_SFI = 0x21, 0x1A
-OUT, IN, EXITED = 0, 1, 2
-
-
-class CityBroken(Exception):
-    """A card, a PSAM or the service said something else than the plan foresaw. The plan and the parts no longer agree:
-    the run is void; the message names the card or batch, what was planned and what came."""
-
-
-class PurseView(Protocol):
-    """A purse's memory: value without the allowance, fen, and its counters."""
-
-    @property
-    def balance_fen(self) -> int: ...
-    @property
-    def offline(self) -> int: ...
-    @property
-    def online(self) -> int: ...
-
-
-class Psam(Protocol):
-    def power_on(self) -> bytes: ...
-    def transmit(self, apdu: bytes) -> bytes: ...
-
-
-class Card(Protocol):
-    """A card in the city; `simulators.card_os.SoftwareCard` is one."""
-
-    def power_on(self) -> bytes: ...
-    def transmit(self, apdu: bytes) -> bytes: ...
-    def clone(self) -> Self: ...
-    def tear_next(self, point: TearPoint | None) -> None: ...
-    def purses(self) -> Mapping[int, PurseView]: ...
+RECORD_USAGE, RECORD_KEY = 0x26, 0x01
+PRICED_WITHOUT_ENTRY = 4
+"""Bit 2 of a record's flags."""
 
 
 class Opened(NamedTuple):
@@ -59,24 +34,12 @@ class Opened(NamedTuple):
     random: bytes
 
 
-def crc16(octets: bytes) -> int:
-    """CRC-16/CCITT (initial value FFFF) of the metro record."""
-    crc = 0xFFFF
-    for octet in octets:
-        crc ^= octet << 8
-        for _ in range(8):
-            crc = (crc << 1 ^ 0x1021 if crc & 0x8000 else crc << 1) & 0xFFFF
-    return crc
-
-
 class Validator:
     """One device with its PSAM; makes, and seals, the records of the taps that it sees."""
 
     def __init__(self, device: Device, psam: Psam) -> None:
-        self.device, self._psam = device, psam
-        self._number = bytes.fromhex(device.psam)
-        psam.power_on()
-        self._crypt_ready = False
+        self.device, self.sam = device, Sam(device, psam)
+        self._gate = Gate(device, self.sam)
 
     def tap(self, card: Card, tap: Tap, list_version: int) -> TapRecord:
         """The whole tap; the record is not sealed and carries no sequence yet. Raises CityBroken where card and plan
@@ -85,21 +48,25 @@ class Validator:
         composite = tap.kind in (Kind.ENTRY, Kind.EXIT)
         card.power_on()
         card_class, identity = self._read(card, tap)
-        trip = self._trip(card, tap) if composite else None
+        rider = Rider(identity[:4], identity[10:20], tap.purse, alone=tap.card.purses != (1,))
         if tap.manner is Manner.PSAM_GAP:
-            self._sam(self._open(card, tap, composite), tap, stamp, identity)
-        opened = self._open(card, tap, composite)
-        terminal_transaction, mac1 = self._sam(opened, tap, stamp, identity)
-        if trip is not None:
+            self._opened_debit(self._open(card, tap, composite, tap.amount_fen), tap, stamp, identity)
+        if tap.kind is Kind.EXIT:
+            opened, trip = self._leave(card, tap, rider, stamp)
+        else:
+            opened = self._open(card, tap, composite, tap.amount_fen)
+            trip = self._gate.entered(rider, opened.counter, stamp) if composite else b""
+        terminal_transaction, mac1 = self._opened_debit(opened, tap, stamp, identity)
+        if trip:
             _ask(card, bytes((0x80, 0xDC, METRO_RECORD, METRO_SFI << 3, len(trip))) + trip, tap)
         tac = self._debit(card, tap, b"\x80\x54\x01\x00\x0f" + terminal_transaction + stamp + mac1 + b"\x08", opened)
         entry = tap.entry
         return TapRecord(
             kind=tap.kind if tac else Kind.TORN, suite=opened.algorithm, key_version=opened.key_version,
-            key_index=tap.key_index,
+            key_index=tap.key_index, flags=PRICED_WITHOUT_ENTRY if tap.kind is Kind.EXIT and entry is None else 0,
             purse=tap.purse, issuer=identity[:4], card=identity[10:20], counter=opened.counter,
             amount_fen=tap.amount_fen,
-            transaction_type=tap.transaction_type, terminal_number=self._number, date=stamp[:4], time=stamp[4:],
+            transaction_type=tap.transaction_type, terminal_number=self.sam.number, date=stamp[:4], time=stamp[4:],
             balance_before_fen=opened.raw - opened.overdraft_fen, overdraft_fen=opened.overdraft_fen,
             terminal=self.device.terminal,
             epoch=1, sequence=0, concession=card_class, full_fare_fen=tap.full_fare_fen, operator=self.device.operator,
@@ -110,11 +77,8 @@ class Validator:
 
     def seal(self, record: TapRecord) -> bytes:
         """The record's 128 bytes, sealed by this PSAM."""
-        octets = encode(record)
-        if not self._crypt_ready:
-            self._sam_ask(b"\x80\x1a\x26\x01\x08\x00\x00" + self._number)
-            self._crypt_ready = True
-        return octets[:SEAL_AT] + self._sam_ask(b"\x80\xfa\x05\x00\x78" + octets[:SEAL_AT] + b"\x08")
+        octets = encode(record)[:SEAL_AT]
+        return octets + self.sam.mac(RECORD_USAGE, RECORD_KEY, b"\0\0" + self.sam.number, octets)
 
     def _read(self, card: Card, tap: Tap) -> tuple[int, bytes]:
         """Selects the purse; its class and the 30 bytes of EF 0015, which the FCI carries in 9F0C."""
@@ -128,9 +92,9 @@ class Validator:
         _agree(tap, "class", tap.card.card_class, card_class)
         return card_class, identity
 
-    def _open(self, card: Card, tap: Tap, composite: bool) -> Opened:
+    def _open(self, card: Card, tap: Tap, composite: bool, amount_fen: int) -> Opened:
         head = b"\x80\x50\x03\x02\x0b" if composite else b"\x80\x50\x01\x02\x0b"
-        data = bytes((tap.key_index,)) + tap.amount_fen.to_bytes(4, "big") + self._number
+        data = bytes((tap.key_index,)) + amount_fen.to_bytes(4, "big") + self.sam.number
         a = _ask(card, head + data + b"\x0f", tap)
         opened = Opened(
             int.from_bytes(a[:4], "big"),
@@ -146,9 +110,9 @@ class Validator:
             _agree(tap, "overdraft allowance", ALLOWANCE_FEN, opened.overdraft_fen)
         return opened
 
-    def _sam(self, opened: Opened, tap: Tap, stamp: bytes, identity: bytes) -> tuple[bytes, bytes]:
+    def _opened_debit(self, opened: Opened, tap: Tap, stamp: bytes, identity: bytes) -> tuple[bytes, bytes]:
         """INIT SAM FOR PURCHASE: transaction number and MAC1."""
-        a = self._sam_ask(
+        a = self.sam.ask(
             b"\x80\x70\x00\x00\x24" + opened.random + opened.counter.to_bytes(2, "big") + tap.amount_fen.to_bytes(4,
             "big")
             + bytes((tap.transaction_type,)) + stamp + bytes((opened.key_version, opened.algorithm))
@@ -175,35 +139,24 @@ class Validator:
             counter = opened.counter.to_bytes(2, "big")
             proof = _ask(card, bytes((0x80, 0x5A, 0x00, tap.transaction_type, 2)) + counter + b"\x08", tap)
             answer = proof[4:8] + proof[:4]
-        self._sam_ask(b"\x80\x72\x00\x00\x04" + answer[4:8])
+        self.sam.ask(b"\x80\x72\x00\x00\x04" + answer[4:8])
         return answer[:4]
 
-    def _trip(self, card: Card, tap: Tap) -> bytes:
-        """The metro record after this tap; an exit needs the entry that the plan knows in the record before."""
-        station = self.device.line.to_bytes(2, "big") + self.device.station.to_bytes(2, "big")
-        stamp = bcd_instant(tap.stamped)
-        if tap.entry is None:
-            body = bytes((METRO_RECORD, 0x2E, 0x00, IN)) + station + stamp + self._number
-            body += bytes(46 - len(body))
-        else:
-            old = _ask(card, bytes((0x00, 0xB2, METRO_RECORD, METRO_SFI << 3, 0x30)), tap)
-            _agree(
-                tap,
-                "entry station on the card",
-                (IN, tap.entry.device.station),
-                (old[3], int.from_bytes(old[6:8], "big")),
-            )
-            fare = tap.amount_fen.to_bytes(4, "big")
-            body = old[:3] + bytes((EXITED,)) + old[4:21] + station + stamp + fare + bytes(10)
-        return body + crc16(body).to_bytes(2, "big")
+    def _leave(self, card: Card, tap: Tap, rider: Rider, stamp: bytes) -> tuple[Opened, bytes]:
+        """An exit's debit, opened at the fare that the card's entry is worth, and the record to write with it. Only
+        INITIALIZE tells the counter: where that makes the entry stale, the debit is opened anew at another fare."""
+        shown = _ask(card, bytes((0x00, 0xB2, METRO_RECORD, METRO_SFI << 3, RECORD_BYTES)), tap)
+        journey = self._gate.shown(rider, shown, stamp)
+        opened = self._open(card, tap, True, self._charge(tap, journey))
+        if journey is not (now := journey.at(opened.counter, rider)):
+            opened = self._open(card, tap, True, self._charge(tap, now))
+        known = tap.entry.device.station if tap.entry else None
+        _agree(tap, "entry station", known, now.station if now.finding is Finding.GENUINE else None)
+        _agree(tap, "fare", (tap.full_fare_fen, tap.amount_fen), (self._gate.full_fare(now), self._charge(tap, now)))
+        return opened, self._gate.exited(rider, now, tap.amount_fen, opened.counter, stamp)
 
-    def _sam_ask(self, apdu: bytes) -> bytes:
-        answer = self._psam.transmit(apdu)
-        if answer[-2:] != b"\x90\x00":
-            raise CityBroken(
-                f"PSAM {self.device.psam} answered {answer.hex() or 'nothing'} to {apdu[:5].hex()}; is it personalised?"
-            )
-        return answer[:-2]
+    def _charge(self, tap: Tap, journey: Journey) -> int:
+        return self._gate.full_fare(journey) * CONCESSION[tap.card.card_class] // 100
 
 
 def _select(aid: bytes) -> bytes:

@@ -11,6 +11,7 @@ SELF_RESOLVING: dict[str, str | None] = {
     "load-in-doubt": "committed",
     "sequence-gap": None,
     "missing-exit": None,
+    "missing-entry": None,
     "operator-total": None,
 }
 

@@ -7,7 +7,7 @@ from datetime import date, timedelta
 from simulators.evidence.casebook import Found, Key
 from simulators.evidence.gaps import Counters, Purse
 from simulators.evidence.intake import Fact, Intake
-from simulators.evidence.taprecord import OFFLINE, PRICED_WITHOUT_ENTRY, Kind
+from simulators.evidence.taprecord import OFFLINE, PRICED_WITHOUT_ENTRY, Kind, Tap
 
 _OF_OPERATOR = frozenset(
     {"bad-proof", "unknown-psam", "unknown-issuer", "no-key", "unknown-card", "malformed", "terminal-suspended"}
@@ -90,8 +90,13 @@ def terminal_cases(
             name = fact.claims.terminal, fact.claims.epoch, fact.claims.sequence
             if keys.setdefault(name, fact.key) != fact.key:
                 found["sequence-conflict", f"{fact.claims.terminal}/{fact.claims.epoch}"] = Found(0, "operator")
-    for subject in _missing_exits(known, day):
-        found["missing-exit", subject] = Found(0, "operator")
+    for purse, counters in known.items():
+        rides = _rides(counters)
+        subject = f"{purse[0].hex()}/{purse[1]}/{purse[2]}"
+        for counter in _without_exit(rides, counters, day):
+            found["missing-exit", f"{subject}/{counter}"] = Found(0, "operator")
+        for counter in _without_entry(rides, counters, day):
+            found["missing-entry", f"{subject}/{counter}"] = Found(0, "operator")
     return found | _operator_totals(intake, declared, day)
 
 
@@ -105,20 +110,37 @@ def missing_ranges(sequences: set[int]) -> list[tuple[int, int]]:
     return missing
 
 
-def _missing_exits(known: Mapping[Purse, Counters], day: date) -> Iterator[str]:
-    for (card, purse, generation), counters in known.items():
-        rides = [
-            (counter, fact)
-            for counter in sorted(counters)
-            for fact in counters[counter]
-            if fact.claims.kind in (Kind.ENTRY, Kind.EXIT)
-        ]
-        for counter, fact in rides:
-            if fact.claims.kind != Kind.ENTRY or fact.origin > day:
-                continue
+Rides = list[tuple[int, Fact]]
+
+
+def _rides(counters: Counters) -> Rides:
+    """The metro records of a purse by counter."""
+    metro = (Kind.ENTRY, Kind.EXIT)
+    return [(at, fact) for at in sorted(counters) for fact in counters[at] if fact.claims.kind in metro]
+
+
+def _without_exit(rides: Rides, counters: Counters, day: date) -> Iterator[int]:
+    for counter, fact in rides:
+        if fact.claims.kind == Kind.ENTRY and fact.origin <= day:
             later = [ride for at, ride in rides if at > counter and len(counters[at]) == 1]
             if not later or not _ends_ride(later[0]):
-                yield f"{card.hex()}/{purse}/{generation}/{counter}"
+                yield counter
+
+
+def _without_entry(rides: Rides, counters: Counters, day: date) -> Iterator[int]:
+    """Exits that were priced by an entry which is not the last thing known of the holder's rides."""
+    for counter, fact in rides:
+        if _ends_ride(fact) and fact.origin <= day:
+            earlier = [ride for at, ride in rides if at < counter and len(counters[at]) == 1]
+            if not earlier or not _begins_ride(earlier[-1], fact.claims):
+                yield counter
+
+
+def _begins_ride(fact: Fact, leave: Tap) -> bool:
+    """Whether it is the entry that an exit says to be priced by; entry_at 0 is a time that nobody knows."""
+    entry = fact.claims
+    told = leave.entry_at in (0, int(fact.instant.timestamp()))
+    return entry.kind == Kind.ENTRY and entry.station == leave.entry_station and told
 
 
 def _ends_ride(fact: Fact) -> bool:
