@@ -1,12 +1,14 @@
 """`onecard demo`: the sequence of the two days."""
 
 import asyncio
+import gc
 import itertools
 import json
 import signal
 import tempfile
 import time as stopwatch
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from pathlib import Path
@@ -24,7 +26,7 @@ from clearing.store.connect import UNAVAILABLE
 from keys.proof import sm3
 from onecard.demo.counter_readers import CounterReaders
 from onecard.demo.front_desk import FrontDesk, RecordingDesk
-from onecard.demo.issuing import issue
+from onecard.demo.issuing import Issued, issue, work_force
 from onecard.demo.report import Report, judge, show, write
 from onecard.demo.stage import Stage, set_up, write_components
 from simulators.city import Armer, DeskStep, Plan, Player, Uploader, plan, write_cards, write_papers
@@ -77,17 +79,24 @@ def command(
     """
     with tempfile.TemporaryDirectory(prefix="onecard-demo-", ignore_cleanup_errors=True) as scratch:
         place = state or (Path.cwd() / "onecard-demo" if serve else Path(scratch) / "state")
-        city = _planned(seed, cards, debits)
-        try:
-            report = asyncio.run(_run(city, out or Path(scratch) / "out", place, dsn, serve, pcsc))
-        except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
-        except CityBroken as error:
-            raise OnecardError(
-                f"the city's plan and the parts do not agree, so this run proves nothing: {error}"
-            ) from error
+        with work_force() as processes:
+            city = _planned(seed, cards, debits)
+            # The plan lives to the end; a collector that walks it again and again would cost seconds.
+            gc.freeze()
+            report = _staged(_run(city, out or Path(scratch) / "out", place, dsn, serve, pcsc, processes))
     show(report, Console(highlight=False))
     return 0 if report.proven else 1
+
+
+def _staged(run: Coroutine[None, None, Report]) -> Report:
+    try:
+        return asyncio.run(run)
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    except CityBroken as error:
+        raise OnecardError(
+            f"the city's plan and the parts do not agree, so this run proves nothing: {error}"
+        ) from error
 
 
 def _planned(seed: int, cards: int, debits: int) -> Plan:
@@ -97,7 +106,9 @@ def _planned(seed: int, cards: int, debits: int) -> Plan:
         raise SetupError(f"this city cannot be planned: {error}") from error
 
 
-async def _run(city: Plan, out: Path, state: Path, dsn: str | None, serve: bool, pcsc: int) -> Report:
+async def _run(
+    city: Plan, out: Path, state: Path, dsn: str | None, serve: bool, pcsc: int, processes: Executor
+) -> Report:
     tally = Tally(stopwatch.monotonic())
     # Whoever is told to end by a signal leaves nothing running.
     whole = asyncio.current_task()
@@ -106,17 +117,15 @@ async def _run(city: Plan, out: Path, state: Path, dsn: str | None, serve: bool,
     stage, components = await set_up(state, out, dsn, city.seed, FIRST_MORNING)
     played = False
     try:
-        truth_digest = sm3(write_papers(city, out)).hex()
         write_components(components, out / "test-components.json")
-        console.print(f"truth.jsonl has the SM3 digest {truth_digest}")
-        await _register(stage)
         bars = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
         )
         with bars:
             async with CounterReaders(card.serial for card in city.cards[:pcsc]) as readers, stage.kept_up():
-                await _play(stage, city, readers, tally, bars)
-        report = await judge(stage, city, tally.records, tally.upload_s, truth_digest, tally.started)
+                issued, truth_digest = await _prepare(stage, city, readers, processes, bars)
+                await _play(stage, city, issued, readers, tally, bars)
+        report = await judge(stage, city, tally.records, tally.upload_s, truth_digest, tally.started, processes)
         write(report, out)
         played = True
     finally:
@@ -127,18 +136,42 @@ async def _run(city: Plan, out: Path, state: Path, dsn: str | None, serve: bool,
     return report
 
 
+async def _prepare(
+    stage: Stage, city: Plan, readers: CounterReaders, processes: Executor, bars: Progress
+) -> tuple[Issued, str]:
+    """Cards and PSAMs; meanwhile the city's papers, and the service. The truth's digest is told before any upload."""
+    chips = len(city.cards) + len({device.psam for device in city.devices if not device.online})
+    issuing = bars.add_task("personalise cards and PSAMs", total=chips)
+    moment = FIRST_MORNING.replace(tzinfo=None)
+    try:
+        async with asyncio.TaskGroup() as both:
+            opened = both.create_task(_open(stage, city))
+            issued = both.create_task(
+                issue(city, stage, moment, lambda count: bars.advance(issuing, count), readers, processes)
+            )
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+    return issued.result(), opened.result()
+
+
+async def _open(stage: Stage, city: Plan) -> str:
+    """Papers, registry, service: everything that the first load needs but its card. Returns the truth's digest."""
+    truth_digest = sm3(await asyncio.to_thread(write_papers, city, stage.out)).hex()
+    console.print(f"truth.jsonl has the SM3 digest {truth_digest}")
+    await _register(stage)
+    await stage.start_service()
+    return truth_digest
+
+
 async def _register(stage: Stage) -> None:
     async with stage.pool.acquire() as connection, connection.transaction():
         await take(connection, parse_registry((stage.out / "registry.json").read_bytes()))
         await declare(connection, parse_declared((stage.out / "declared.jsonl").read_text(encoding="utf-8")))
 
 
-async def _play(stage: Stage, city: Plan, readers: CounterReaders, tally: Tally, bars: Progress) -> None:
-    chips = len(city.cards) + len({device.psam for device in city.devices if not device.online})
-    issuing = bars.add_task("personalise cards and PSAMs", total=chips)
-    moment = FIRST_MORNING.replace(tzinfo=None)
-    issued = await issue(city, stage, moment, lambda count: bars.advance(issuing, count), readers)
-    await stage.start_service()
+async def _play(
+    stage: Stage, city: Plan, issued: Issued, readers: CounterReaders, tally: Tally, bars: Progress
+) -> None:
     player = Player(city, issued.cards, issued.psams)
     uploader = Uploader(city, player, stage.base_url, directory=stage.out, counter=tally.order)
     clock = FileClock(stage.clock_file)

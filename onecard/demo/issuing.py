@@ -4,9 +4,11 @@ import asyncio
 import multiprocessing
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cache
@@ -57,13 +59,48 @@ class Blank:
     card_class: int = 0
 
 
+@contextmanager
+def work_force() -> Iterator[ProcessPoolExecutor]:
+    """As many processes as there are cores, which load their modules while others still plan or wait.
+
+    On the way out, what has not begun is not done.
+    """
+    hired = os.cpu_count() or 1
+    spawn = multiprocessing.get_context("spawn")
+    processes = ProcessPoolExecutor(hired, mp_context=spawn, initializer=_arrive)
+    try:
+        for _ in range(hired):
+            processes.submit(profile_of, "shared-purse")
+        yield processes
+    finally:
+        processes.shutdown(cancel_futures=True)
+
+
+def _arrive() -> None:
+    """A process of the work force leaves a signal of the terminal to its employer, and does not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_employer, daemon=True).start()
+
+
+def _leave_with_employer() -> None:
+    employer = multiprocessing.parent_process()
+    assert employer is not None, "the work force is spawned"
+    employer.join()
+    os._exit(1)
+
+
 async def issue(
-    plan: Plan, stage: Stage, moment: datetime, advance: Callable[[int], None], readers: CounterReaders
+    plan: Plan,
+    stage: Stage,
+    moment: datetime,
+    advance: Callable[[int], None],
+    readers: CounterReaders,
+    processes: Executor,
 ) -> Issued:
     """Personalise every PSAM and card of the plan at the local `moment`; `advance` is told how many more are ready.
 
-    Cards of the readers go through these. The others go in trays to as many processes as there are cores; each opens
-    the key store and the journal for itself.
+    Cards of the readers go through these. The others go in trays to `processes`; each opens the key store and the
+    journal for itself.
     Raises OnecardError when a chip had to be scrapped, which a software chip never should.
     """
     boxes = {device.psam: device for device in plan.devices if not device.online}
@@ -76,17 +113,14 @@ async def issue(
     trays = [blanks[first : first + TRAY] for first in range(0, len(blanks), TRAY)]
     cards: dict[str, SoftwareCard] = {}
     psams: dict[str, SoftwarePsam] = {}
+    loop = asyncio.get_running_loop()
+    begun = [loop.run_in_executor(processes, _issue_tray, tray, stage.state, moment) for tray in trays]
     cards |= await _issue_by_reader(at_the_counter, stage, moment, readers, advance)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(len(trays), os.cpu_count() or 1), mp_context=spawn) as processes:
-        loop = asyncio.get_running_loop()
-        for done in asyncio.as_completed(
-            [loop.run_in_executor(processes, _issue_tray, t, stage.state, moment) for t in trays]
-        ):
-            some_cards, some_psams = await done
-            cards |= some_cards
-            psams |= some_psams
-            advance(len(some_cards) + len(some_psams))
+    for done in asyncio.as_completed(begun):
+        some_cards, some_psams = await done
+        cards |= some_cards
+        psams |= some_psams
+        advance(len(some_cards) + len(some_psams))
     return Issued({card.serial: cards[card.serial] for card in plan.cards}, psams)
 
 

@@ -2,11 +2,10 @@
 
 import asyncio
 import json
-import multiprocessing
 import time as stopwatch
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -96,17 +95,18 @@ class Report:
         return auditors and cases and all(check.ok for check in self.invariants.values())
 
 
-async def judge(stage: Stage, city: Plan, records: int, upload_s: float, truth_digest: str, started: float) -> Report:
-    """Export the books, let both auditors and the product's own checks judge them."""
+async def judge(
+    stage: Stage, city: Plan, records: int, upload_s: float, truth_digest: str, started: float, processes: Executor
+) -> Report:
+    """Export the books, let both auditors, in `processes` of their own, and the product's own checks judge them."""
     books = await export(stage.pool, stage.out)
     sectors = _sectors(stage.out, books, await debits(stage.pool))
     write_sectors = {name: asdict(figures) for name, figures in sectors.items()}
     (stage.out / REPORT).write_text(json.dumps({"sectors": write_sectors}, indent=1), encoding="utf-8")
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as processes:
-        loop = asyncio.get_running_loop()
-        auditors = [loop.run_in_executor(processes, one.audit, stage.out) for one in (auditor_truth, auditor_evidence)]
-        checks = await verify(stage.pool)
-        truth, evidence = await asyncio.gather(*auditors)
+    loop = asyncio.get_running_loop()
+    auditors = [loop.run_in_executor(processes, one.audit, stage.out) for one in (auditor_evidence, auditor_truth)]
+    checks = await verify(stage.pool)
+    evidence, truth = await asyncio.gather(*auditors)
     _tell_checks(checks)
     return Report(
         seed=city.seed,
