@@ -256,9 +256,13 @@ def _named(mf: DedicatedFile, name: bytes) -> DedicatedFile | None:
         raise Refused(0x6700)
     if name in (mf.name, CONTACTLESS_NAME):
         return mf
-    applications = list(mf.applications())
-    exact = next((df for df in applications if df.name == name), None)
-    return exact or next((df for df in applications if df.name.startswith(name)), None)
+    beginning = None
+    for df in mf.applications():
+        if df.name == name:
+            return df
+        if beginning is None and df.name.startswith(name):
+            beginning = df
+    return beginning
 
 
 def _identified(chip: Chip, fid: int) -> DedicatedFile | File | None:

@@ -12,7 +12,7 @@ from clearing.ledger.accounts import TRANSFER
 from clearing.registry.document import Licence, Limit
 from clearing.registry.snapshot import Registry, RegistryFeed
 from clearing.store import desk as rows
-from clearing.store.transaction import transaction
+from clearing.store.transaction import connected, transaction
 from clearing.store.types import Connection, Pool
 from keys.proof import sm3
 
@@ -42,13 +42,16 @@ class Loads:
         try:
             grant = await self._authoriser.authorise_load(request)
         except OnecardError:
-            async with self._pool.acquire() as connection:
+            async with connected(self._pool) as connection:
                 await rows.drop_reservation(connection, load_id)
             raise
-        async with transaction(self._pool) as connection:
-            await rows.authorise_load(connection, order, now)
-            if request.channel == TRANSFER:
+        if request.channel == TRANSFER:
+            async with transaction(self._pool) as connection:
+                await rows.authorise_load(connection, order, now)
                 await rows.carry_transfer(connection, request.identity.card, load_id)
+        else:
+            async with connected(self._pool) as connection:
+                await rows.authorise_load(connection, order, now)
         return replace(grant, load_id=load_id)
 
     async def _check(

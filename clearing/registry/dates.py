@@ -116,8 +116,8 @@ class Calendar:
 
     def business_date(self, instant: datetime) -> date:
         """The business date that an instant falls on."""
-        _, origin = self.resolve(np.array([(self.wall_clock(instant) - _WALL_EPOCH) // _MICROSECOND], np.int64))
-        return date_of(origin[0])
+        cut_off = self._cut_off_at(instant)
+        return (instant.astimezone(UTC) - timedelta(microseconds=cut_off.at_us)).astimezone(cut_off.zone).date()
 
     def wall_clock(self, instant: datetime) -> datetime:
         """The local wall-clock moment of an instant, to the second, without a zone."""
@@ -125,8 +125,11 @@ class Calendar:
 
     def zone_at(self, instant: datetime) -> ZoneInfo:
         """The local time of terminals and cards at an instant."""
-        day = days_of(instant.astimezone(self._cut_offs[-1].zone).date())
-        return self._cut_offs[max(int(np.searchsorted(self._starts, day, side="right")) - 1, 0)].zone
+        return self._cut_off_at(instant).zone
+
+    def _cut_off_at(self, instant: datetime) -> CutOff:
+        day = instant.astimezone(self._cut_offs[-1].zone).date()
+        return next((one for one in reversed(self._cut_offs) if one.valid_from <= day), self._cut_offs[0])
 
 
 def _offsets(zone: ZoneInfo, moments: Instants, *, wall_clock: bool) -> Instants:

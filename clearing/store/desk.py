@@ -18,17 +18,14 @@ async def card_row(connection: asyncpg.Connection, card: bytes) -> asyncpg.Recor
     )
 
 
-async def reserve_load(connection: asyncpg.Connection, order: dict[str, Any]) -> str:
-    """Write down a load before it is authorised, once; its state (`reserved`, or further when it was asked for
-    before)."""
+async def reserve_load(connection: asyncpg.Connection, order: dict[str, Any]) -> None:
+    """Write down a load before it is authorised, once, however far it has come."""
     await connection.execute(
         """INSERT INTO load_order (load_id, card, purse, generation, counter, amount_fen, channel, terminal,
                                    raw_fen, reserved_at, state)
            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'reserved') ON CONFLICT (load_id) DO NOTHING""",
         *order.values(),
     )
-    state: str = await connection.fetchval("SELECT state FROM load_order WHERE load_id = $1", order["load_id"])
-    return state
 
 
 async def drop_reservation(connection: asyncpg.Connection, load_id: str) -> None:

@@ -1,4 +1,4 @@
-"""A transaction on a pooled connection, whose loss shows as what it is."""
+"""A transaction, or one statement, on a pooled connection, whose loss shows as what it is."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -10,23 +10,31 @@ from clearing.store.types import Connection
 
 
 @asynccontextmanager
-async def transaction(pool: asyncpg.Pool) -> AsyncIterator[Connection]:
-    """Commits at the end, rolls back on an exception. When the connection is lost the error says so
-    (`connect.UNAVAILABLE`); lost during the commit, the transaction may have been committed."""
+async def connected(pool: asyncpg.Pool) -> AsyncIterator[Connection]:
+    """A connection on which each statement commits by itself. When it is lost the error says so
+    (`connect.UNAVAILABLE`); lost during a statement, that may have been committed."""
     async with pool.acquire() as connection:
-        open_transaction = connection.transaction()
         try:
-            await open_transaction.start()
-            try:
-                yield connection
-            except BaseException:
-                await _roll_back(connection, open_transaction)
-                raise
-            await open_transaction.commit()
+            yield connection
         except asyncpg.InternalClientError as error:
             # The driver lost its place in the protocol, which it does when the server leaves between two messages.
             _hang_up(connection)
             raise asyncpg.ConnectionDoesNotExistError(str(error)) from error
+
+
+@asynccontextmanager
+async def transaction(pool: asyncpg.Pool) -> AsyncIterator[Connection]:
+    """Commits at the end, rolls back on an exception; lost during the commit, it may have been committed. Errors as
+    `connected`."""
+    async with connected(pool) as connection:
+        open_transaction = connection.transaction()
+        await open_transaction.start()
+        try:
+            yield connection
+        except BaseException:
+            await _roll_back(connection, open_transaction)
+            raise
+        await open_transaction.commit()
 
 
 async def _roll_back(connection: Connection, open_transaction: Transaction) -> None:
