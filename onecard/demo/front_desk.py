@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
+from types import TracebackType
 
 from cardcore.apdu import CommandApdu
 from cardcore.authority import ActRequest, CardIdentity
@@ -33,9 +34,15 @@ class RecordingDesk(Desk):
 
     def __init__(self, base_url: str, path: Path, counter: Iterator[int], now: Callable[[], datetime]) -> None:
         super().__init__(base_url)
-        self._path = path
+        self._lines = path.open("a", encoding="utf-8", buffering=1)
         self._counter = counter
         self._now = now
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lines.close()
+        await super().__aexit__(kind, error, trace)
 
     async def ask(self, call: str, document: Mapping[str, object]) -> Mapping[str, object]:
         at = self._now()
@@ -52,8 +59,7 @@ class RecordingDesk(Desk):
     ) -> None:
         line = {"order": next(self._counter), "at": at.isoformat(), "call": call, "request": request, "status": status,
                 "answer": answer}  # fmt: skip
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._lines.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 class LeavingCard(DirectChannel):
