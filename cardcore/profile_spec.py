@@ -1,7 +1,7 @@
 """What a profile says, once read: files, keys, purses and applications of a kind of card."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cardcore.card_map import KeyType
@@ -39,7 +39,7 @@ class KeySpec:
     """One key: its id in each suite and its attributes; `next_state` and `tries` where the type has them."""
 
     type: KeyType
-    ids: Mapping[Suite, int]
+    ids: Mapping[Suite, int] = field(hash=False)
     use: int
     change: int
     next_state: int

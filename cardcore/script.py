@@ -6,6 +6,7 @@ place when a script is resumed.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from cardcore.authority import KeyStep, Under
 from cardcore.bcd import encode_digits
@@ -68,7 +69,13 @@ _VERSIONED = frozenset({KeyType.ACT, KeyType.TAC, KeyType.OVERDRAFT, KeyType.UNL
 def steps(profile: Profile, order: CardOrder) -> tuple[Step, ...]:
     """The whole script of one card; raises ProfileError when the profile is not offered in the suite of the order."""
     plan = profile.for_suite(order.identity.suite)
-    return (*_identity(plan, order), *_structure(plan), *_keys(plan), *_contents(plan, order), *_issue(plan, order))
+    return (*_identity(plan, order), *_of_every_card(plan), *_contents(plan, order), *_issue(plan, order))
+
+
+@lru_cache(maxsize=16)
+def _of_every_card(plan: SuiteProfile) -> tuple[Step, ...]:
+    """What is the same for every card of a profile: made once for a whole batch."""
+    return (*_structure(plan), *_keys(plan))
 
 
 def _select(stage: Stage, spec: ApplicationSpec) -> Step:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cardcore.authority import CardIdentity, PersonalisationAuthority, PsamIdentity, Under
 from cardcore.card_map import Sfi
@@ -38,7 +39,7 @@ class Job:
     @property
     def script(self) -> str:
         """SM3 digest (32 hex digits) of everything that the script says; what was begun by one script ends by it."""
-        return hashlib.new("sm3", repr(tuple(self.steps)).encode()).hexdigest()[:32]
+        return hashlib.new("sm3", b"".join(map(_said, self.steps))).hexdigest()[:32]
 
     @property
     def enciphers(self) -> bool:
@@ -47,6 +48,12 @@ class Job:
             isinstance(step.act, CompareSecured) or (isinstance(step.act, Secured) and step.act.enciphered)
             for step in self.steps
         )
+
+
+@lru_cache(maxsize=1024)
+def _said(step: Step) -> bytes:
+    """Most steps are those of every card of a profile."""
+    return repr(step).encode() + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
