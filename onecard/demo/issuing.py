@@ -113,14 +113,18 @@ async def issue(
     trays = [blanks[first : first + TRAY] for first in range(0, len(blanks), TRAY)]
     cards: dict[str, SoftwareCard] = {}
     psams: dict[str, SoftwarePsam] = {}
-    loop = asyncio.get_running_loop()
-    begun = [loop.run_in_executor(processes, _issue_tray, tray, stage.state, moment) for tray in trays]
-    cards |= await _issue_by_reader(at_the_counter, stage, moment, readers, advance)
-    for done in asyncio.as_completed(begun):
+
+    async def one(tray: Sequence[Blank]) -> None:
+        done = asyncio.get_running_loop().run_in_executor(processes, _issue_tray, tray, stage.state, moment)
         some_cards, some_psams = await done
-        cards |= some_cards
-        psams |= some_psams
-        advance(len(some_cards) + len(some_psams))
+        cards.update(some_cards)
+        psams.update(some_psams)
+        advance(len(tray))
+
+    async def by_reader() -> None:
+        cards.update(await _issue_by_reader(at_the_counter, stage, moment, readers, advance))
+
+    await asyncio.gather(by_reader(), *map(one, trays))
     return Issued({card.serial: cards[card.serial] for card in plan.cards}, psams)
 
 
