@@ -9,13 +9,17 @@ PRODUCT = ("cardcore", "keys", "readers", "clearing")
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """`original` stands exactly once in `file` (from the root of the repository), and `mutated` goes in its place."""
+    """`original` stands exactly once in `file` (from the root of the repository), and `mutated` goes in its place.
+
+    `halts`: words of the refusal with which the product itself goes no further, so that there are no books to audit.
+    """
 
     name: str
     breaks: str
     file: str
     original: str
     mutated: str
+    halts: str = ""
 
     def apply(self, root: Path) -> None:
         """Mutate the copy of the product below `root`; raises ValueError where the original does not stand once."""
@@ -41,6 +45,7 @@ MUTANTS = (
         "keys/engine/bulk.py",
         'for name in ("counter", "amount_fen", "transaction_type", "terminal_number", "date", "time")',
         'for name in ("amount_fen", "counter", "transaction_type", "terminal_number", "date", "time")',
+        "The value of the card is not certain: load-in-doubt",
     ),
     Mutant(
         "tac-not-checked",
@@ -76,6 +81,7 @@ MUTANTS = (
         "cardcore/cryptogram.py",
         "_u(transaction_type, 1) + terminal_number + date + time",
         "_u(transaction_type, 1) + terminal_number + time + date",
+        "ended as Refused",
     ),
     Mutant(
         "act-over-other-digest",
@@ -90,6 +96,7 @@ MUTANTS = (
         "cardcore/purse.py",
         "if reply is None:\n        return Unknown(evidence)",
         'if reply is None:\n        return Refused(evidence, "silence")',
+        "which nobody can know",
     ),
     # -- once only
     Mutant(
@@ -169,6 +176,7 @@ MUTANTS = (
         "clearing/intake/settle.py",
         "post_date = np.maximum(bearings.origin, np.int32(days_of(evidence.open_date)))",
         "post_date = bearings.origin",
+        "had no answer for",
     ),
     Mutant(
         "business-date-by-midnight",
@@ -198,6 +206,7 @@ MUTANTS = (
         "clearing/close/purses.py",
         'row["counter"], row["before_fen"], row["left_fen"],',
         'row["counter"], row["before_fen"], row["before_fen"],',
+        "The card is reported, frozen or replaced",
     ),
     Mutant(
         "gap-sides-swapped",
@@ -241,6 +250,7 @@ MUTANTS = (
         "clearing/close/placement.py",
         "return int(not holds(interval, loads, fixed)), distance",
         "return 0, distance",
+        "The card is reported, frozen or replaced",
     ),
     Mutant(
         "replaced-value-stays",

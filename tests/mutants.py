@@ -1,7 +1,8 @@
 """Mutants of the product, each played in a small city, and who catches it: `python -m tests.mutants [NAME …]`.
 
 The tree is copied once, and every mutant gets a copy of that copy: the tree may be edited meanwhile. Two run at a time.
-Ends with status 1 when a mutant is caught by no auditor, or when the product as it is already disagrees with one.
+Ends with status 1 when a mutant is caught by no auditor and does not halt the product as its row says, or when the
+product as it is already disagrees with an auditor.
 """
 
 import contextlib
@@ -62,7 +63,7 @@ def main(names: Sequence[str]) -> int:
         _say(f"no mutant is named {', '.join(sorted(unknown))}")
         return 2
     chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
-    escaped = []
+    escaped, halted = [], 0
     with tempfile.TemporaryDirectory(prefix="mutants-", ignore_cleanup_errors=True) as scratch:
         place = Path(scratch)
         _copy_tree(place / "tree")
@@ -75,10 +76,14 @@ def main(names: Sequence[str]) -> int:
                 pool.shutdown(cancel_futures=True)
                 return 1
             for mutant, played in playing:
-                if not _tell(mutant.name, mutant.breaks, played.result()).caught:
+                catch = _tell(mutant.name, mutant.breaks, played.result())
+                if not catch.caught and mutant.halts and mutant.halts in (catch.stopped or ""):
+                    halted += 1
+                elif not catch.caught:
                     escaped.append(mutant.name)
     _say(
-        f"{len(chosen) - len(escaped)} of {len(chosen)} mutants are caught. Not caught: {', '.join(escaped) or 'none'}."
+        f"{len(chosen) - len(escaped) - halted} of {len(chosen)} mutants are caught by an auditor, {halted} halt the "
+        f"product before there are books. Not caught: {', '.join(escaped) or 'none'}."
     )
     return 1 if escaped else 0
 
