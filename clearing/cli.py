@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import cyclopts
+import structlog
 from rich.console import Console
 
 from cardcore.errors import SetupError
@@ -24,12 +25,18 @@ from keys.store import open_store
 
 app = cyclopts.App(name="clearing", help="What taps are worth: take in, prove, post, close.")
 app.update(close_cli.app)
+_log = structlog.get_logger("clearing.service")
 _console = Console(highlight=False)
 
 
 @app.command
 def serve(
-    *, state: Path | None = None, dsn: str | None = None, port: int | None = None, clock: Path | None = None
+    *,
+    state: Path | None = None,
+    dsn: str | None = None,
+    port: int | None = None,
+    clock: Path | None = None,
+    token: str | None = None,
 ) -> None:
     """Take batches and desk calls over HTTP until interrupted.
 
@@ -43,8 +50,10 @@ def serve(
         Port on the loopback, 8478 unless given.
     clock
         A file that holds the instant of now, instead of the machine's clock.
+    token
+        URI of the token (PKCS#11) that holds the keys, with the source of its PIN.
     """
-    settings = settings_with(state=state, dsn=dsn, port=port, clock=clock)
+    settings = settings_with(state=state, dsn=dsn, port=port, clock=clock, token=token)
     log_as_json()
     asyncio.run(_serve(settings))
 
@@ -77,12 +86,14 @@ def declare(file: Path, *, state: Path | None = None, dsn: str | None = None) ->
 
 
 @app.command
-def retake(*, state: Path | None = None, dsn: str | None = None, clock: Path | None = None) -> None:
+def retake(
+    *, state: Path | None = None, dsn: str | None = None, clock: Path | None = None, token: str | None = None
+) -> None:
     """Judge again what lacked a PSAM, an issuer or a key when it came."""
-    settings = settings_with(state=state, dsn=dsn, clock=clock)
+    settings = settings_with(state=state, dsn=dsn, clock=clock, token=token)
 
     async def act() -> None:
-        with open_store(settings.keys) as store:
+        with open_store(settings.keys, token=settings.token) as store:
             async with open_pool(settings, WRITE) as pool:
                 done = await retake_exhibits(pool, Verifiers.of(store), clock_of(settings))
         _console.print(
@@ -99,7 +110,9 @@ async def _serve(settings: Settings) -> None:
     dsn = settings.dsn or (await asyncio.to_thread(launch, settings.state)).dsn
     async with open_pool(Settings(state=settings.state, dsn=dsn), SERVE, size=1):
         pass
-    with open_store(settings.keys) as store:
+    with open_store(settings.keys, token=settings.token) as store:
+        for limit in store.limits:
+            _log.warning(str(limit))
         service = asyncio.create_task(
             run_service(ServiceSettings(dsn, store, clock_of(settings), settings.host, settings.port))
         )

@@ -11,7 +11,8 @@ from cardcore.errors import SetupError
 
 
 class Settings(BaseSettings):
-    """`state` holds `postgres/` (unless `dsn` names a server), `keys/` and the key file beside it."""
+    """`state` holds `postgres/` (unless `dsn` names a server), `keys/` and the key file beside it. `token` is the URI
+    of a PKCS#11 token that holds the keys themselves; `keys/` then has their list, quota and audit."""
 
     model_config = SettingsConfigDict(env_prefix="ONECARD_", extra="ignore")
 
@@ -20,6 +21,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8478
     clock: Path | None = None
+    token: str | None = None
 
     @property
     def keys(self) -> Path:

@@ -16,7 +16,7 @@ from keys import acts, exchange
 from keys.ceremony import Ceremony
 from keys.engine.kek import KekSource
 from keys.prompts import Place, Prompts, expect_values
-from keys.purposes import KeyId
+from keys.purposes import SUITE_LABELS, KeyId
 from keys.rotation import Demand, Move, Sunset
 from keys.status import QuotaLeft, Status, status_of
 from keys.store import EmbeddedStore, Missing, is_store, open_store, secret_wanted
@@ -97,7 +97,7 @@ def found(
         prompts.say_limits(opened)
         for person, secret in zip(people, secrets, strict=True):
             acts.enrol(opened, person, secret)
-    Console().print(f"{place.path} is founded; hold a ceremony: onecard keys ceremony")
+    _say(f"{place.path} is founded; hold a ceremony: onecard keys ceremony")
 
 
 @app.command
@@ -111,8 +111,7 @@ def passphrase(*, key_file: bool = False, kdf: Kdf = "argon2id", place: Where = 
         approvals = prompts.approvals(opened, acts.opening_act(words is not None))
         acts.change_opening(opened, approvals, words, KekSource(kdf))
         shown = opened.places()["opened by"]
-    Console().print(f"the store is opened by {shown} from now on; what opened it before opens older copies only",
-                    soft_wrap=True)  # fmt: skip
+    _say(f"the store is opened by {shown} from now on; what opened it before opens older copies only")
 
 
 @app.command
@@ -123,6 +122,7 @@ def enrol(*, place: Where = HERE) -> None:
         passphrase = prompts.new_passphrase(person)
         few = len(opened.book.register.custodians()) < 2
         acts.enrol(opened, person, passphrase, () if few else prompts.approvals(opened, acts.enrolment(person)))
+        _say_done(opened)
 
 
 @app.command
@@ -148,13 +148,13 @@ def _hold(place: Place, keys: Sequence[str], parts: int, kcv: Sequence[str] | No
         approvals = prompts.approvals(opened, sitting.act)
         file = transcript or place.state / "keys-transcripts" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.txt"
         seal = sitting.finish(approvals, file)
-    Console().print(f"kept, pre-active; transcript {file}\nseal {seal}; sign it on paper", soft_wrap=True)
+    _say(f"kept, pre-active; transcript {file}\nseal {seal}; sign it on paper")
 
 
 @app.command(name="check-transcript")
 def check_transcript(transcript: Path) -> None:
     """Whether a transcript is as it was written; compare its seal with the paper."""
-    Console().print(f"every line holds; seal {follow(transcript.read_text(encoding='utf-8'))}", soft_wrap=True)
+    _say(f"every line holds; seal {follow(transcript.read_text(encoding='utf-8'))}")
 
 
 def _move(move: Move, help: str) -> None:
@@ -166,7 +166,7 @@ def _move(move: Move, help: str) -> None:
             shown = status_of(opened, os.environ)
         for life in shown.keys:
             if life.id in ids:
-                Console().print(f"{life.id} KCV {life.kcv} is {life.state} since {life.since}")
+                _say(f"{life.id} KCV {life.kcv} is {life.state} since {life.since}")
 
     act.__doc__ = help
     app.command(act, name=move.value)
@@ -189,6 +189,7 @@ def sunset(suite: str, *, making_until: date, verifying_until: date, place: Wher
     end = Sunset(_SUITES[suite], making_until, verifying_until)
     with _existing(place) as opened:
         acts.set_sunset(opened, end, prompts.approvals(opened, acts.sunset_act(end)))
+        _say_done(opened)
 
 
 @app.command(name="sm4-only")
@@ -197,6 +198,7 @@ def sm4_only(subject: str, *, since: date, place: Where = HERE) -> None:
     demand = Demand(subject, since)
     with _existing(place) as opened:
         acts.demand_sm4(opened, demand, prompts.approvals(opened, acts.demand_act(demand)))
+        _say_done(opened)
 
 
 @app.command(name="issue-psams")
@@ -204,7 +206,7 @@ def issue_psams(numbers: list[str], *, place: Where = HERE) -> None:
     """Open the issuing of these PSAMs (terminal numbers) for a day; the bench issues no other of a production store."""
     with _existing(place) as opened:
         until = acts.issue_psams(opened, numbers, prompts.approvals(opened, acts.issuing_act(numbers)))
-    Console().print(f"{len(numbers)} PSAMs may be issued until {until:%Y-%m-%d %H:%M} UTC")
+    _say(f"{len(numbers)} PSAMs may be issued until {until:%Y-%m-%d %H:%M} UTC")
 
 
 @app.command
@@ -221,8 +223,7 @@ def export(
         protection, givers = prompts.protection_key(under, parts)
         approvals = prompts.approvals(opened, exchange.export_act(opened, id, protection, onward=onward))
         exchange.export_root(opened, id, protection, approvals, givers, file, onward=onward)
-    Console().print(f"{id} is in {file}; send it, and the components of the protection key by other ways",
-                    soft_wrap=True)  # fmt: skip
+    _say(f"{id} is in {file}; send it, and the components of the protection key by other ways")
 
 
 @app.command(name="import")
@@ -234,7 +235,7 @@ def import_(file: Path, key: str, *, version: int | None = None, parts: int = 2,
         root = exchange.received(opened, block, protection, key, version)
         approvals = prompts.approvals(opened, acts.installation([root]))
         exchange.import_root(opened, root, approvals, givers, protection)
-    Console().print(f"{root.id} KCV {root.kcv.hex().upper()} is kept, pre-active; compare the KCV with its sender")
+    _say(f"{root.id} KCV {root.kcv.hex().upper()} is kept, pre-active; compare the KCV with its sender")
 
 
 @app.command(name="accept-restored")
@@ -242,6 +243,15 @@ def accept_restored(*, place: Where = HERE) -> None:
     """Accept a backup that was put back on purpose; two custodians approve."""
     with _existing(place, restored=True) as opened:
         acts.accept_restored(opened, prompts.approvals(opened, acts.ACCEPT_RESTORED))
+        _say_done(opened)
+
+
+def _say(text: str) -> None:
+    Console().print(text, soft_wrap=True, highlight=False)
+
+
+def _say_done(store: EmbeddedStore) -> None:
+    _say(f"done, and in the audit as row {store.book.state.head().number}")
 
 
 def _show(found: Status) -> None:
@@ -249,7 +259,7 @@ def _show(found: Status) -> None:
     console.print(
         f"{'production' if found.production else 'TEST'} store; audit at row {found.audit_rows}", style="bold"
     )
-    console.print(f"seal {found.audit_seal}", soft_wrap=True)
+    console.print(f"seal {found.audit_seal}")
     for what, place in found.places.items():
         console.print(f"{what}: {place}", soft_wrap=True, highlight=False)
     console.print(f"custodians: {', '.join(found.custodians) or 'none'}")
@@ -261,7 +271,9 @@ def _show(found: Status) -> None:
         table.add_row(life.id.name, str(life.id.version), life.state, life.since, life.kcv, test)
     console.print(table)
     for end in found.policy.sunsets.values():
-        console.print(f"{end.suite.name}: loads until {end.making_until}, verified until {end.verifying_until}")
+        console.print(
+            f"{SUITE_LABELS[end.suite]}: loads until {end.making_until}, verified until {end.verifying_until}"
+        )
     for demand in found.policy.demands.values():
         console.print(f"SM4 only: {demand.subject} since {demand.since}")
     _show_quotas(console, found.quotas)

@@ -41,7 +41,7 @@ class Prompts:
     def __init__(self, ask: Callable[[str], str] = input, ask_secret: Callable[[str], str] = getpass.getpass) -> None:
         self._ask = ask
         self._ask_secret = ask_secret
-        self.console = Console()
+        self.console = Console(highlight=False, soft_wrap=True)
 
     def name(self, question: str) -> str:
         """A person's name."""
@@ -70,11 +70,11 @@ class Prompts:
     def say_limits(self, store: EmbeddedStore) -> None:
         """What the place of the keys cannot do."""
         for limit in store.limits:
-            self.console.print(str(limit), style="yellow", soft_wrap=True, highlight=False)
+            self.console.print(str(limit), style="yellow")
 
     def approvals(self, store: EmbeddedStore, act: str) -> list[Approval]:
         """Two custodians, one after the other, read the act and approve it. Raises RefusedError."""
-        self.console.print(f"To be approved by two custodians:\n  {act}", highlight=False)
+        self.console.print(f"To be approved by two custodians:\n  {act}")
         given: list[Approval] = []
         for place in ("First", "Second"):
             name = self.name(f"{place} custodian, name")

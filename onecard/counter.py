@@ -8,7 +8,7 @@ from pathlib import Path
 from cardcore.authority import PersonalisationAuthority, UpkeepAuthority
 from cardcore.errors import SetupError
 from clearing.settings import Settings
-from keys.store import FILE_NAME, open_store
+from keys.store import is_store, open_store
 from readers.cli import app_for
 from readers.counter.desk import Desk
 
@@ -19,12 +19,12 @@ class CounterFront:
     @asynccontextmanager
     async def personalisation(self, state: Path) -> AsyncIterator[tuple[PersonalisationAuthority, UpkeepAuthority]]:
         """The personaliser and the upkeep of the state's key store; raises SetupError where there is none."""
-        path = Settings(state=state).keys
-        if not (path / FILE_NAME).is_file():
+        settings = Settings(state=state)
+        if not is_store(settings.keys):
             raise SetupError(
-                f"there is no key store in {path}; nothing was written to the card, name the state directory"
+                f"there is no key store in {settings.keys}; nothing was written to the card, name the state directory"
             )
-        with open_store(path) as store:
+        with open_store(settings.keys, token=settings.token) as store:
             yield store.personaliser(), store.upkeep()
 
     def desk(self, url: str) -> AbstractAsyncContextManager[Desk]:

@@ -1,7 +1,9 @@
 """`onecard keys` as a custodian meets it: prompts, errors, and nothing left of an interruption at any of them."""
 
 import os
+import re
 import secrets
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -207,3 +209,26 @@ def test_without_a_terminal_nothing_is_done(store: Path) -> None:
     )  # fmt: skip
     assert done.returncode and "nothing was done" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def shown_commands() -> list[str]:
+    """Every `onecard keys …` of the documents, with its placeholders filled."""
+    folder, found = Path(cli.__file__).parents[1], []
+    for file in (folder / "docs" / "keys.md", folder / "README.md"):
+        for text in re.findall(r"`onecard keys ([^`]+)`", file.read_text(encoding="utf-8")):
+            acts_, _, rest = text.replace("KEY… --version N", "sm4/TAC/1 --version 1").replace(" …", "").partition(" ")
+            found += [f"{act} {rest}" for act in acts_.split("|") if act != "…"]
+    return found
+
+
+@pytest.mark.parametrize("command", shown_commands())
+def test_every_command_that_the_documents_show_is_understood(command: str) -> None:
+    words = shlex.split(command)
+    assert words[0] in set(cli.app)
+    if len(words) > 1:  # a name alone may be a mention
+        cli.app.parse_args(words, exit_on_error=False, print_error=False)
+
+
+def test_the_documents_show_every_command() -> None:
+    shown = {command.split()[0] for command in shown_commands()}
+    assert {name for name in cli.app if not name.startswith("-")} == shown

@@ -88,6 +88,15 @@ def test_the_key_file_comes_goes_and_changes(tmp_path: Path) -> None:
         change(store, None)
         assert status_of(store, {}).places["opened by"] == f"key file {key_file(path)}"
     third = key_file(path).read_text()
+    with open_store(path, clock=clock) as store:
+        change(store, NEW)
+        key_file(path).write_text(third)  # as a kill right after the commit leaves it
+        told = status_of(store, {"ONECARD_TOKEN_PIN": "1"})
+        words = " ".join(told.unfit)
+        assert "opens this store no more, only older copies of it" in words and "ONECARD_TOKEN_PIN" in words
+        assert told.places["opened by"] == "a passphrase, argon2id"
+        change(store, None)
+    third = key_file(path).read_text()
     assert len({first, second, third}) == 3 and key_file(path).stat().st_mode & 0o777 == 0o600
     for text, right in ((first, False), (second, False), (third, True)):
         key_file(path).write_text(text)
