@@ -260,7 +260,8 @@ def _allowance(plan: SuiteProfile, item: ApplicationSpec) -> list[Step]:
     if item.purse is None or not item.purse.overdraft_fen:
         return []
     index = plan.key_index(item.number, KeyType.OVERDRAFT)
-    act = SetAllowance(item.number, index, plan.suite, item.purse.overdraft_fen)
+    rule = plan.profile.switches.sm4_session_key
+    act = SetAllowance(item.number, index, plan.suite, item.purse.overdraft_fen, rule)
     return [Step(f"data.{item.number}.allowance", Stage.DATA, item.number, act)]
 
 

@@ -10,6 +10,7 @@ from enum import Enum
 from cardcore.authority import KeyStep, Under
 from cardcore.commands import Command
 from cardcore.record import Suite
+from cardcore.switches import Sm4SessionKey
 
 ALREADY_THERE = frozenset({0x6A86})
 
@@ -58,12 +59,13 @@ class Secured:
 
 @dataclass(frozen=True, slots=True)
 class SetAllowance:
-    """INITIALIZE FOR UPDATE, then UPDATE OVERDRAFT LIMIT with the authority's MAC2."""
+    """INITIALIZE FOR UPDATE, then UPDATE OVERDRAFT LIMIT with the authority's MAC2 by the profile's session rule."""
 
     application: int
     key_index: int
     key_suite: Suite
     limit_fen: int
+    session_key: Sm4SessionKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from cardcore.profile import load_profile
+from cardcore.switches import Sm4SessionKey
+from clearing.desk.purse import purse_terms
+from simulators.cipher import ComplementSm4Key
 from tests.intake_side import (
     BANK,
     BUS,
@@ -26,7 +30,6 @@ from tests.intake_side import (
     house,
     load_record,
     load_request,
-    psam,
     registry_document,
 )  # fmt: skip
 
@@ -288,4 +291,30 @@ async def test_a_replacement_carries_what_the_books_say(open_house: House) -> No
     assert (await open_house.post(LOADS, **again))[1]["code"] == "not-open"
     assert (await open_house.upload(2, [load_record(carried, grant, 2)]))["accepted"] == 1
     assert (await open_house.accounts())["purse/transfer"] == 3800
-    assert psam
+
+
+async def test_the_session_rule_is_that_of_the_card_s_profile(
+    open_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has to say it: the desk knows which card has which profile."""
+    profile = load_profile("shared-purse")
+    other = replace(profile, switches=replace(profile.switches, sm4_session_key=Sm4SessionKey.COMPLEMENT))
+    request = load_request(CARDS[0], suite=4)
+    key = card_key(4, "LOAD", 1, OWN_CODE, bytes.fromhex(CARDS[0]))
+    number = bytes.fromhex(request["terminal_number"])
+    covered = (800).to_bytes(4) + (5000).to_bytes(4) + b"\2" + number
+    seed = bytes.fromhex("a1b2c3d4") + bytes(2)
+    padded, complement = key.session(seed), ComplementSm4Key(key.value).session(seed)
+    request["mac1"] = complement.mac(covered)[:4].hex()
+    assert (await open_house.post(LOADS, **request))[0] == 422
+    monkeypatch.setattr("clearing.desk.purse.load_profile", lambda _: other)
+    purse_terms.cache_clear()
+    try:
+        status, grant = await open_house.post(LOADS, **request)
+        assert status == 201
+        ending = (5000).to_bytes(4) + b"\2" + number + bytes.fromhex(grant["date"] + grant["time"])
+        assert grant["mac2"] == complement.mac(ending)[:4].hex()
+        refused = request | {"mac1": padded.mac(covered)[:4].hex()}
+        assert (await open_house.post(LOADS, **refused))[1]["code"] == "bad-mac1"
+    finally:
+        purse_terms.cache_clear()

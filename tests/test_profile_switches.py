@@ -1,7 +1,9 @@
 """The switches of a profile, one test each: exact names and values, the default, and what the choice changes."""
 
 import tomllib
+from contextlib import closing
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,9 +17,10 @@ from cardcore.commands import ApplicationBlock, ApplicationUnblock, CardBlock, S
 from cardcore.commands.pin import unblock_head
 from cardcore.commands.psam import ordered_factors
 from cardcore.cryptogram import folds_tac_key, session_input
-from cardcore.errors import ProfileError
+from cardcore.errors import ProfileError, RefusedError
 from cardcore.profile import Profile, load_profile, profile_names, read_profile
 from cardcore.record import Suite
+from cardcore.script import steps
 from cardcore.selection import Availability, read_selection
 from cardcore.switches import (
     BlockedSelect,
@@ -28,6 +31,12 @@ from cardcore.switches import (
     Sm4SessionKey,
     Switches,
 )
+from readers.pcsc.direct import DirectChannel
+from readers.pcsc.journal import Journal
+from readers.pcsc.personalise import Bench, Job
+from simulators.card_behaviour import Behaviour
+from simulators.card_os import SoftwareCard
+from tests.counter_side import NOW, make_store, order
 
 pytestmark = pytest.mark.filterwarnings("ignore:TripleDES has been moved")
 
@@ -167,3 +176,19 @@ def test_requests_do_not_show_a_pin() -> None:
         repr(PinUnblockRequest.__dataclass_fields__["command"].repr),
     )
     assert shown == ("False", "False")
+
+
+@pytest.mark.parametrize("said", Sm4SessionKey)
+async def test_a_card_gets_its_allowance_by_the_rule_of_its_profile(said: Sm4SessionKey, tmp_path: Path) -> None:
+    """A card of the complement rule is issued by a profile that says so, and by no other."""
+    chip = SoftwareCard.blank("sm4", rng=Random(1), behaviour=Behaviour(sm4_session_key="complement"))
+    made = order(1, Suite.SM4)
+    script = steps(altered(sm4_session_key=said.value), made)
+    with closing(Journal(tmp_path / "journal")) as journal, make_store(tmp_path) as store:
+        bench = Bench(store.personaliser(), journal, "wang", lambda: NOW)
+        job = Job(made.identity, "altered", script, DirectChannel(chip))
+        if said is Sm4SessionKey.COMPLEMENT:
+            assert await bench.personalise(job) is None
+        else:
+            with pytest.raises(RefusedError, match="MAC1"):
+                await bench.personalise(job)

@@ -36,11 +36,11 @@ class Loads:
         now = self._clock.now()
         async with transaction(self._pool) as connection:
             registry = await self._feed.current(connection)
-            await self._check(connection, registry, request, registry.business_date(now), load_id)
+            terms = await self._check(connection, registry, request, registry.business_date(now), load_id)
             order = _order(load_id, request, now)
             await rows.reserve_load(connection, order)
         try:
-            grant = await self._authoriser.authorise_load(request)
+            grant = await self._authoriser.authorise_load(replace(request, session_key=terms.session_key))
         except OnecardError:
             async with connected(self._pool) as connection:
                 await rows.drop_reservation(connection, load_id)
@@ -56,7 +56,7 @@ class Loads:
 
     async def _check(
         self, connection: Connection, registry: Registry, request: LoadRequest, day: date, load_id: str
-    ) -> None:
+    ) -> PurseTerms:
         row = await rows.card_row(connection, request.identity.card)
         if row is None or row["issuer"] != request.identity.issuer or row["generation"] != request.generation:
             raise RefusedError("unknown-card", "The registry has no such card. Nothing was loaded. Register it first.")
@@ -67,6 +67,7 @@ class Loads:
         if request.channel == TRANSFER:
             await _check_transfer(connection, request, load_id)
         _check_limit(registry, request, terms, day)
+        return terms
 
 
 def check_licence(registry: Registry, purse: int, terms: PurseTerms, day: date) -> None:

@@ -6,6 +6,7 @@ from functools import cache
 from cardcore.errors import ProfileError
 from cardcore.profile import load_profile
 from cardcore.record import Sector, Suite
+from cardcore.switches import Sm4SessionKey
 
 PURSES = (1, 3, 4)
 PURSE_SECTORS = (Sector.TRANSIT, Sector.SMALLPAY, Sector.UTILITY)
@@ -13,10 +14,11 @@ PURSE_SECTORS = (Sector.TRANSIT, Sector.SMALLPAY, Sector.UTILITY)
 
 @dataclass(frozen=True, slots=True)
 class PurseTerms:
-    """In which sectors the purse pays, and its overdraft allowance in fen."""
+    """In which sectors the purse pays, its overdraft allowance in fen, and how its cards make session keys of SM4."""
 
     sectors: frozenset[str]
     overdraft_fen: int
+    session_key: Sm4SessionKey = Sm4SessionKey.PADDED
 
     @property
     def beyond_transport(self) -> bool:
@@ -41,4 +43,4 @@ def purse_terms(profile_name: str, suite: Suite, purse: int) -> PurseTerms | Non
                 paid.append(sector.label)
         except ProfileError:
             continue
-    return PurseTerms(frozenset(paid), spec.overdraft_fen)
+    return PurseTerms(frozenset(paid), spec.overdraft_fen, profile.profile.switches.sm4_session_key)

@@ -168,6 +168,7 @@ class StageRun:
                 mac1=opened.mac1,
                 date=date,
                 time=time,
+                session_key=act.session_key,
             )
         )
         self._waiting.append((step, UpdateOverdraft(act.limit_fen, date, time, mac2).apdu()))
