@@ -349,6 +349,9 @@ if ROOT:  # an ordinary user has nobody else to run it as
             return
         assert Path(f"/proc/{postgres.pid}/ns/user").readlink() != Path("/proc/self/ns/user").readlink()
         assert postgres.cluster.data.stat().st_uid == 0
+        inside = run_as(postgres.cluster.account.prefix, "id", "--user", "--name")
+        # On a machine without this user initdb would find nobody of its uid.
+        assert inside in ("postgres", "nobody")
         with pytest.raises(asyncpg.PostgresError, match="permission denied"):
             ask(postgres.dsn, "COPY (SELECT 1) TO PROGRAM 'cat'")
 
@@ -387,6 +390,9 @@ if ROOT:  # an ordinary user has nobody else to run it as
             with pytest.raises(StateDirOccupied, match="now refuses"):
                 launch(state, namespaces=False)
         assert start(state).cluster == server.cluster
+
+    def run_as(prefix: tuple[str, ...], *command: str) -> str:
+        return subprocess.run([*prefix, *command], capture_output=True, text=True, check=True).stdout.strip()
 
     def names_of_users() -> set[str]:
         return {user.pw_name for user in pwd.getpwall()}

@@ -10,8 +10,6 @@ from pathlib import Path
 from clearing.store.binaries import Binaries
 from clearing.store.errors import AccountUnusable
 
-# Root is this user inside the namespace; outside, every file stays root's.
-NAMESPACE = ("unshare", "--user", "--map-user=1000", "--")
 SYSTEM_USERS = ("postgres", "nobody")
 # Nothing of the caller's environment (PGDATA, PGPORT, LD_PRELOAD, a locale) reaches the server.
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "TZ": "UTC"}
@@ -69,9 +67,14 @@ class Account:
         return int(shell.stdout)
 
 
-def namespace_account(binaries: Binaries, home: Path) -> Account | None:
-    """Root in a user namespace; None where that is refused, or where root without privileges cannot work in `home`."""
-    account = Account(NAMESPACE)
+def namespace_account(binaries: Binaries, home: Path, names: Sequence[str] = SYSTEM_USERS) -> Account | None:
+    """Root in a user namespace, where it is the first of `names` that this machine has; outside, every file stays
+    root's. None where that is refused, or where root without privileges cannot work in `home`."""
+    user = _first_user(names)
+    if user is None:
+        return None
+    # PostgreSQL asks for the name of whom it runs as, so it must be a user that is known here.
+    account = Account(("unshare", "--user", f"--map-user={user.pw_uid}", "--"))
     probe = [
         "/bin/sh",
         "-c",
@@ -88,14 +91,20 @@ def namespace_account(binaries: Binaries, home: Path) -> Account | None:
 
 def system_account(names: Sequence[str] = SYSTEM_USERS) -> Account:
     """The first system user of `names` that this machine has. Raises `AccountUnusable`."""
-    for name in names:
-        try:
-            user = pwd.getpwnam(name)
-        except KeyError:
-            continue
+    user = _first_user(names)
+    if user is not None:
         return Account(uid=user.pw_uid, gid=user.pw_gid)
     raise AccountUnusable(
         "PostgreSQL does not run as root; user namespaces are refused here, and none of the users "
         f"{', '.join(names)} exists. Nothing was changed. Run onecard as an ordinary user, allow user namespaces, or "
         "give the DSN of a PostgreSQL server."
     )
+
+
+def _first_user(names: Sequence[str]) -> pwd.struct_passwd | None:
+    for name in names:
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    return None
