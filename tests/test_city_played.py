@@ -69,6 +69,7 @@ def test_a_card_that_was_used_elsewhere_stops_the_play() -> None:
     assert isinstance(result, LoadResult)
     with pytest.raises(CityBroken, match="value"):
         player.done(first, replace(result, raw_balance=result.raw_balance + 1))
+    assert next(steps) == ()
     with pytest.raises(CityBroken, match="was not reported as done"):
         next(steps)
 

@@ -33,7 +33,8 @@ SIDE_BY_SIDE = timedelta(seconds=60)
 
 
 class Player:
-    """`cards` by serial and `psams` by terminal number, all personalised. Not for several threads.
+    """`cards` by serial and `psams` by terminal number, all personalised. One thread plays; another may report what was
+    done meanwhile.
 
         player = Player(plan, cards, psams)
         uploader = Uploader(plan, player, base_url, directory=out, counter=counter)
@@ -60,6 +61,7 @@ class Player:
         self._clones: dict[str, Card] = {}
         self._versions: dict[int, int] = {}
         self._waiting: dict[int, DeskStep] = {}
+        self._in_hand: frozenset[str] = frozenset()
         self._records: dict[int, bytes] = {}
         self._rng = Random(f"{plan.seed}/forgeries")
         self.delivered: set[int] = set()
@@ -75,6 +77,10 @@ class Player:
         """The day in order of time: taps by itself, and yields the desk steps between them. Steps of one tuple are
         loads within a minute, which may be done side by side, those of one card in their order.
 
+        Nobody has to wait for the desk: asked on at once, it plays what follows without the cards in hand there. When
+        it can go on no more it yields an empty tuple, and all that was handed out must be done before it is asked
+        again.
+
         Raises CityBroken when `done` was not called for each, or a card or PSAM disagrees with the plan."""
         side_by_side: list[DeskStep] = []
         for item in self._plan.timeline[day]:
@@ -84,18 +90,30 @@ class Player:
                 side_by_side = []
             if step is not None:
                 side_by_side.append(step)
-            elif isinstance(item, Copying):
-                self._clones[item.card.serial] = self._cards[item.card.serial].clone()
-            elif isinstance(item, Tap):
-                self._tap(item)
+            elif isinstance(item, Copying | Tap):
+                if self._needs_the_desk(item):
+                    yield from self._catch_up()
+                self._play(item)
         if side_by_side:
             yield from self._hand_out(side_by_side)
+        yield from self._catch_up()
 
     def _hand_out(self, steps: Sequence[DeskStep]) -> Iterator[tuple[DeskStep, ...]]:
+        yield from self._catch_up()
         self._waiting = {id(step): step for step in steps}
+        self._in_hand = frozenset(serial for step in steps for serial in (step.card, step.new_card))
         yield tuple(steps)
+
+    def _catch_up(self) -> Iterator[tuple[DeskStep, ...]]:
+        if self._waiting:
+            yield ()
         for left in self._waiting.values():
             raise CityBroken(f"the desk step {left.kind} of card {left.card} was not reported as done")
+
+    def _needs_the_desk(self, item: Copying | Tap) -> bool:
+        """Whether the card is in hand at the desk, or the device's denylist is one that the desk is still writing."""
+        reported = item.list_of if isinstance(item, Tap) else None
+        return item.card.serial in self._in_hand or id(reported) in self._waiting
 
     def done(self, step: DeskStep, result: DeskResult) -> None:
         """Takes the front door's result: LoadResult (None for a cut load), ActResult, ReportResult or
@@ -141,6 +159,12 @@ class Player:
             }
             for planned in self._plan.cards
         }
+
+    def _play(self, item: Copying | Tap) -> None:
+        if isinstance(item, Copying):
+            self._clones[item.card.serial] = self._cards[item.card.serial].clone()
+        else:
+            self._tap(item)
 
     def _tap(self, tap: Tap) -> None:
         serial = tap.card.serial
