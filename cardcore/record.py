@@ -25,7 +25,9 @@ class Kind(IntEnum):
     TORN = 6
 
 
-OFFLINE_KINDS = frozenset({Kind.DEBIT, Kind.ENTRY, Kind.EXIT})
+OFFLINE_KINDS = frozenset({Kind.DEBIT, Kind.ENTRY, Kind.EXIT, Kind.TORN})
+"""Kinds whose cryptogram is a purchase TAC. It does not cover the kind (rule 1): what says torn is a debit where a TAC
+proves it."""
 
 
 class Suite(IntEnum):

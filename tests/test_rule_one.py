@@ -14,15 +14,17 @@ import pytest
 
 from cardcore.record import BY_NAME, Kind, TapRecord
 from clearing.close.command import close
+from clearing.verify import verify
 from tests.intake_side import CARDS, OWN, SHOP, House, binary, debit, house, registry_document, sealed
 
 DAY = date(2026, 3, 2)
 STUDENT = CARDS[0]
-# The words of rule 1, and the two that only select a key; `kind` is proven by the type that each kind has.
-COVERED = {"kind", "suite", "key_version", "purse", "issuer", "card", "amount_fen", "transaction_type",
+# The words of rule 1, and the two that only select a key.
+COVERED = {"suite", "key_version", "purse", "issuer", "card", "amount_fen", "transaction_type",
            "terminal_number", "terminal_transaction", "date", "time", "cryptogram"}  # fmt: skip
 FALSE: Mapping[str, Any] = {
-    "version": 2, "flags": 1, "key_index": 3, "generation": 1, "counter": 9, "balance_before_fen": 90_000,
+    "version": 2, "kind": Kind.TORN,
+    "flags": 1, "key_index": 3, "generation": 1, "counter": 9, "balance_before_fen": 90_000,
     "overdraft_fen": 800, "terminal": SHOP, "epoch": 2, "sequence": 4, "line": 8, "station": 3, "entry_station": 5,
     "entry_at": 1_772_000_000, "concession": 3, "full_fare_fen": 900, "list_version": 7, "fare_version": 2,
     "operator": 201, "act_id": b"\1" * 8, "shift": 2, "reserved": b"\1" * 15, "seal": b"\1" * 8,
@@ -115,6 +117,25 @@ async def test_a_claim_under_a_seal_does_count(rides: Rides) -> None:
     assert (books["purse/float:1"], books["purse/unsettled:1"]) == (1000, -800)
 
 
-async def test_a_kind_is_proven_by_its_type(rides: Rides) -> None:
+@pytest.mark.parametrize("kind", [Kind.ENTRY, Kind.EXIT, Kind.TORN])
+async def test_another_kind_under_the_same_tac_is_the_same_money(rides: Rides, kind: Kind) -> None:
+    """The shadow of the purse follows too: no gap, and `verify` finds nothing that does not fit."""
+    await rides.send(1, rides.first)
+    await rides.send(2, replace(rides.second, kind=kind))
+    await rides.send(3, debit(3, card=STUDENT, amount_fen=100, full_fare_fen=200, concession=2,
+                              balance_before_fen=9_700))  # fmt: skip
+    await close(rides.house.pool, DAY, rides.house.clock)
+    books = await rides.books()
+    assert (books["purse/float:1"], books["transit/payable:101"]) == (300, -300)
+    assert "purse/unsettled:1" not in books
+    assert [check.name for check in await verify(rides.house.pool) if not check.ok] == []
+
+
+async def test_what_is_torn_without_a_tac_is_a_memo(rides: Rides) -> None:
+    answer = await rides.send(1, sealed(replace(rides.first, kind=Kind.TORN, cryptogram=bytes(8))))
+    assert (answer["accepted"], answer["memo"], await rides.books()) == (0, 1, {})
+
+
+async def test_a_load_is_proven_by_its_type(rides: Rides) -> None:
     answer = await rides.send(1, replace(rides.first, kind=Kind.LOAD))
     assert (answer["accepted"], await rides.books()) == (0, {})

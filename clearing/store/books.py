@@ -99,7 +99,7 @@ async def debits(connection: asyncpg.Connection) -> list[asyncpg.Record]:
         connection,
         """
         SELECT sector, count(*) FROM (
-            SELECT sector FROM fact WHERE kind IN (1, 2, 3, 5)
-            UNION ALL SELECT sector FROM exhibit WHERE kind IN (1, 2, 3, 5) AND state = 'pending_issuer'
+            SELECT sector FROM fact WHERE kind <> 4
+            UNION ALL SELECT sector FROM exhibit WHERE kind <> 4 AND state = 'pending_issuer'
         ) AS debit GROUP BY sector""",
     )

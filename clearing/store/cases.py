@@ -120,7 +120,7 @@ FINDINGS: Mapping[str, str] = {
                 UNION ALL
                 SELECT operator, sector, origin_date, amount_fen, kind FROM exhibit
                 WHERE state = 'pending_issuer' AND taken_up_at IS NULL) AS record
-            WHERE kind IN ({Kind.DEBIT.value}, {Kind.ENTRY.value}, {Kind.EXIT.value}, {Kind.ACT.value})
+            WHERE kind <> {Kind.LOAD.value}
             GROUP BY 1, 2, 3) AS r USING (operator, sector, date)
         WHERE t.date <= (SELECT date FROM open_day) AND (coalesce(r.fen, 0), coalesce(r.count, 0)) <> (t.fen,
             t.count)""",

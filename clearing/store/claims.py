@@ -1,8 +1,8 @@
 """SQL expressions for the fields of a stored TapRecord, made from the one field table (docs/record.md)."""
 
-from cardcore.record import BY_NAME, Kind, Sector
+from cardcore.record import BY_NAME, OFFLINE_KINDS, Sector
 
-OFFLINE = f"({Kind.DEBIT.value}, {Kind.ENTRY.value}, {Kind.EXIT.value})"
+OFFLINE = f"({', '.join(str(kind.value) for kind in sorted(OFFLINE_KINDS))})"
 
 
 def claim(name: str, record: str = "record") -> str:

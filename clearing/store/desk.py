@@ -147,7 +147,7 @@ async def in_doubt(connection: asyncpg.Connection, card: bytes) -> list[str]:
     found = await connection.fetch(
         """SELECT kind FROM case_file WHERE split_part(subject, '/', 1) = encode($1, 'hex') AND resolved IS NULL
              AND kind IN ('fork', 'gap-or-load', 'unexplained-credit')
-           UNION SELECT 'fork' FROM fact WHERE card = $1 AND kind IN (1, 2, 3) AND sealed
+           UNION SELECT 'fork' FROM fact WHERE card = $1 AND kind IN (1, 2, 3, 6) AND sealed
              GROUP BY purse, generation, counter HAVING count(*) > 1
            UNION SELECT code FROM fact WHERE card = $1 AND code = 'rogue-load'
            UNION SELECT 'load-in-doubt' FROM load_order o WHERE card = $1 AND state = 'authorised' AND NOT EXISTS (
@@ -165,7 +165,7 @@ async def shadow_values(connection: asyncpg.Connection, card: bytes) -> list[tup
     found = await connection.fetch(
         """SELECT purse, sum(fen)::bigint AS fen FROM (
              SELECT purse, CASE kind WHEN 4 THEN amount_fen ELSE -amount_fen END AS fen FROM fact
-               WHERE card = $1 AND (kind IN (1, 2, 3) OR kind = 4 AND state = 'accepted')
+               WHERE card = $1 AND (kind IN (1, 2, 3, 6) OR kind = 4 AND state = 'accepted')
              UNION ALL SELECT purse, amount_fen FROM load_order WHERE card = $1 AND state = 'committed'
              UNION ALL SELECT split_part(account, ':', 2)::smallint, -amount_fen FROM carried
                WHERE rule = 'gap' AND subject LIKE encode($1, 'hex') || '/%' AND account LIKE 'float:%') AS moved

@@ -102,7 +102,7 @@ def find(
     return {
         Verdict.MALFORMED: ~bearings.readable,
         Verdict.UNKNOWN_PSAM: ~bearings.station.known,
-        Verdict.TORN: records["kind"] == Kind.TORN,
+        Verdict.TORN: (records["kind"] == Kind.TORN) & ~proofs.good,
         Verdict.UNKNOWN_ISSUER: ~issuer,
         Verdict.FOREIGN: ~own,
         Verdict.NO_KEY: proofs.no_key,

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cardcore.record import BY_NAME, RECORD_BYTES, SEALED_BYTES, Kind
+from cardcore.record import BY_NAME, OFFLINE_KINDS, RECORD_BYTES, SEALED_BYTES, Kind
 from keys.columns import Octets, number, part
 from keys.engine import sm4_lanes
 from keys.engine.root import RootKey
@@ -27,6 +27,7 @@ Selector = tuple[int, int, int]
 
 # The 22 bytes under a purchase TAC lie side by side in the record (docs/record.md).
 _PURCHASE = slice(BY_NAME["amount_fen"].offset, BY_NAME["time"].offset + BY_NAME["time"].width)
+_HAS_TAC = np.isin(np.arange(256), sorted(OFFLINE_KINDS | {Kind.LOAD}))
 _CARD_FACTOR = slice(BY_NAME["card"].offset + 2, BY_NAME["card"].offset + 10)
 
 
@@ -34,7 +35,7 @@ def tac_verdicts(rows: Octets, roots: Mapping[Selector, RootKey]) -> Verdicts:
     """OK, BAD or NO_KEY for the TAC of each record (n, 128). A record of a kind that has no TAC is BAD."""
     verdicts = np.full(len(rows), NO_KEY, np.uint8)
     kind = part(rows, "kind")[:, 0]
-    verdicts[(kind < Kind.DEBIT) | (kind > Kind.LOAD)] = BAD
+    verdicts[~_HAS_TAC[kind]] = BAD
     for selector, chosen in _by_selector(rows, verdicts == NO_KEY):
         root = roots.get(selector)
         if root is None:
