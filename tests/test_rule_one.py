@@ -7,6 +7,7 @@ comes before the genuine one, after it, and alone; a close then looks for subsid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,27 @@ async def test_alone_it_earns_neither_subsidy_nor_gap(rides: Rides, claim: str) 
         "purse/float:1": 200, "purse/due:transit": -200, "transit/due:purse": 200, "transit/payable:101": -200,
         "transit/subsidy": 100, "transit/subsidy_payable:101": -100,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("sequence", [3, 9])
+async def test_of_copies_that_differ_under_seals_the_one_that_was_said_first_counts(
+    rides: Rides, sequence: int, order: tuple[int, ...]
+) -> None:
+    """Whichever arrives first (rule 14): a full fare, and a student's half of it, under one TAC."""
+    student = sealed(replace(rides.second, sequence=5))
+    adult = sealed(replace(student, sequence=sequence, concession=1, full_fare_fen=100, counter=7))
+    copies = (student, adult, replace(student, counter=9))
+    for n, at in enumerate(order, start=1):
+        await rides.send(n, copies[at])
+    await close(rides.house.pool, DAY, rides.house.clock)
+    subsidy = 100 if sequence == 9 else 0
+    books = await rides.books()
+    assert (books.get("transit/subsidy", 0), books["purse/float:1"]) == (subsidy, 100)
+    kinds = {row["kind"] for row in await rides.house.pool.fetch("SELECT kind FROM case_file")}
+    common = {"conflict", "sequence-gap", "unexplained-credit"}
+    assert kinds == common | ({"concession", "fare"} if sequence == 3 else set())
+    assert [check.name for check in await verify(rides.house.pool) if not check.ok] == []
 
 
 async def test_a_claim_under_a_seal_does_count(rides: Rides) -> None:

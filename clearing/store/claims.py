@@ -1,4 +1,5 @@
 """SQL expressions for the fields of a stored TapRecord, made from the one field table (docs/record.md)."""
+# ruff: noqa: S608 - the texts are made of constants and of the record's field table, never of input
 
 from cardcore.record import BY_NAME, OFFLINE_KINDS, Sector
 
@@ -16,6 +17,27 @@ def claim(name: str, record: str = "record") -> str:
         f"(get_byte({record}, {field.offset + at}){width} << {8 * (field.width - 1 - at)})" for at in range(field.width)
     )
     return f"({' | '.join(octets)})"
+
+
+def _first_said(record: str) -> str:
+    """What orders copies of one tap: epoch and sequence, then all bytes."""
+    place = BY_NAME["epoch"].offset + 1, BY_NAME["epoch"].width + BY_NAME["sequence"].width
+    return f"substring({record} FROM {place[0]} FOR {place[1]}) || {record}"
+
+
+# Of the sealed copies of a proven record that are not itself, the one that its terminal said first: the order of
+# arrival decides nothing (rule 14).
+LENT = f"""(
+    SELECT DISTINCT ON (card, proof_key) card, proof_key, record FROM (
+        SELECT card, proof_key, record FROM exhibit WHERE state = 'conflict' AND sealed
+        UNION ALL SELECT card, proof_key, record FROM record_event WHERE kind = 'adopted') AS copy
+    ORDER BY card, proof_key, {_first_said("record")})"""
+
+
+def believed(fact: str, lent: str) -> str:
+    """The expression of the bytes whose claims count: those of the fact, unless a row of LENT comes before them."""
+    stands = f"{fact}.sealed AND {_first_said(f'{fact}.record')} <= {_first_said(f'{lent}.record')}"
+    return f"(CASE WHEN {lent}.record IS NULL OR {stands} THEN {fact}.record ELSE {lent}.record END)"
 
 
 def sector_label(column: str) -> str:

@@ -12,7 +12,7 @@ import asyncpg
 
 from cardcore.record import Kind, Sector
 from clearing.store import ask
-from clearing.store.claims import OFFLINE, claim, purse_subject, record_subject, reference
+from clearing.store.claims import LENT, OFFLINE, believed, claim, purse_subject, record_subject, reference
 from clearing.store.purses import gather_purses
 
 LOCK = int.from_bytes(b"close\x00\x00\x00")
@@ -24,15 +24,14 @@ _CLAIMED = ", ".join(
         "flags", "line", "station", "entry_station", "entry_at", "concession", "full_fare_fen", "list_version",
     )
 )  # fmt: skip
-# An adopted copy lends all its claims to the posted record, whichever came first; what the cryptogram covers is the
-# same in both.
+# A copy lends all its claims or none; what the cryptogram covers is the same in both.
 KNOWN = f"""
     CREATE TEMP TABLE known ON COMMIT DROP AS
     WITH believed AS (
-        SELECT f.card, f.proof_key, f.purse, f.amount_fen, f.terminal_number, f.terminal_transaction, f.instant,
+        SELECT card, proof_key, f.purse, f.amount_fen, f.terminal_number, f.terminal_transaction, f.instant,
                f.origin_date, f.sector, f.operator, f.state, f.code, f.batch_id,
-               f.sealed OR a.card IS NOT NULL AS sealed, coalesce(a.record, f.record) AS record
-        FROM fact f LEFT JOIN record_event a ON (a.card, a.proof_key, a.kind) = (f.card, f.proof_key, 'adopted')
+               f.sealed OR lent.card IS NOT NULL AS sealed, {believed("f", "lent")} AS record
+        FROM fact f LEFT JOIN {LENT} AS lent USING (card, proof_key)
     ), claimed AS (
         SELECT card, proof_key, purse, amount_fen, terminal_number, terminal_transaction, instant, origin_date, sector,
                operator, state, code, batch_id, sealed, sealed AND {claim("kind")} IN {OFFLINE} AS counted,

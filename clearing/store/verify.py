@@ -7,7 +7,7 @@ A text of `CHECKS` yields one row per thing examined: `bad` and `label`. Sources
 import asyncpg
 
 from clearing.store import ask
-from clearing.store.claims import OFFLINE, claim
+from clearing.store.claims import LENT, OFFLINE, believed, claim
 from clearing.store.tie import BOOKED, due_legs
 
 CHECKS = {
@@ -126,9 +126,9 @@ CHECKS = {
             SELECT f.purse, -(sum(f.amount_fen) - (array_agg(f.amount_fen ORDER BY
                 substring(f.record FROM 40 FOR 7), f.terminal_number, f.terminal_transaction))[1])
             FROM record_event e JOIN fact f USING (card, proof_key)
-            LEFT JOIN record_event a ON (a.card, a.proof_key, a.kind) = (e.card, e.proof_key, 'adopted')
-            WHERE e.kind = 'disputed' GROUP BY f.card, f.purse, {claim("generation", "coalesce(a.record, f.record)")},
-                {claim("counter", "coalesce(a.record, f.record)")}
+            LEFT JOIN {LENT} AS lent USING (card, proof_key)
+            WHERE e.kind = 'disputed' GROUP BY card, f.purse, {claim("generation", believed("f", "lent"))},
+                {claim("counter", believed("f", "lent"))}
             UNION ALL
             SELECT purse, value_fen FROM replacement_value WHERE EXISTS (
                 SELECT FROM carried k WHERE k.rule = 'replace' AND k.subject = encode(old, 'hex') || '/' || purse)
@@ -156,6 +156,7 @@ UNSEEN = """
     WITH last AS (SELECT coalesce(max(last_batch), 0) AS batch, max(date) AS date, max(closed_at) AS at FROM closing)
     SELECT card FROM fact, last WHERE batch_id > batch
     UNION SELECT card FROM exhibit, last WHERE taken_up_at >= at
+    UNION SELECT card FROM exhibit, last WHERE state = 'conflict' AND sealed AND batch_id > batch
     UNION SELECT card FROM record_event, last WHERE kind = 'adopted' AND (last.date IS NULL OR on_date > last.date)
     UNION SELECT card FROM load_order, last WHERE authorised_at >= at
     UNION SELECT old FROM replacement, last WHERE made_at >= at"""

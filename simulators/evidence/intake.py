@@ -163,7 +163,7 @@ class Intake:
             if psam is None:
                 return "quarantined", "unknown-psam"
             fact.sector, fact.operator = psam.sector, str(psam.operator)
-        if tap.kind == Kind.TORN:
+        if tap.kind == Kind.TORN and not (proof and proof.genuine):
             return "memo", "torn"
         if tap.issuer not in registry.own:
             return "quarantined", "unknown-issuer"
@@ -218,7 +218,7 @@ class Intake:
 
     def _lend_claims(self, fact: Fact) -> None:
         posted = self.by_key[fact.key]
-        if fact.sealed and not posted.sealed:
+        if fact.sealed and (not posted.sealed or fact.tap.said < posted.claims.said):
             posted.sealed, posted.claims = True, fact.tap
 
     def _post(self, fact: Fact) -> None:

@@ -19,7 +19,8 @@ class Kind(IntEnum):
     DEBIT, ENTRY, EXIT, LOAD, ACT, TORN = range(1, 7)
 
 
-OFFLINE = frozenset({Kind.DEBIT, Kind.ENTRY, Kind.EXIT})
+OFFLINE = frozenset({Kind.DEBIT, Kind.ENTRY, Kind.EXIT, Kind.TORN})
+"""Kinds under a purchase TAC, which does not cover the kind: what says torn is a debit where a TAC proves it."""
 
 
 class Tap(NamedTuple):
@@ -66,6 +67,11 @@ class Tap(NamedTuple):
     def subject(self) -> str:
         """The name of the record in cases: terminal/epoch/sequence."""
         return f"{self.terminal}/{self.epoch}/{self.sequence}"
+
+    @property
+    def said(self) -> tuple[int, int, bytes]:
+        """What orders sealed copies of one tap: the first lends the claims."""
+        return self.epoch, self.sequence, _LAYOUT.pack(*self)
 
     @property
     def purse_key(self) -> tuple[bytes, int, int]:
