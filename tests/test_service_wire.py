@@ -1,6 +1,7 @@
 """Every code of docs/wire.md, over real HTTP on a real PostgreSQL."""
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -101,9 +102,25 @@ async def test_bad_json(open_house: House, body: bytes, code: str) -> None:
 
 
 async def test_media(open_house: House) -> None:
-    for media, headers in (("text/plain", {}), ("application/vnd.onecard.batch", {"Content-Encoding": "gzip"})):
+    for media, headers in (("text/plain", {}), ("application/vnd.onecard.batch", {"Content-Encoding": "br"})):
         status, answer = await open_house.put(1, binary([debit(1)]), media=media, **headers)
         assert (status, answer["code"]) == (415, "media")
+
+
+async def test_a_gzip_body_is_what_it_holds(open_house: House) -> None:
+    encoded = {"Content-Encoding": "gzip"}
+    bodies = {"application/vnd.onecard.batch": binary([debit(1)]), "application/json": as_json([debit(3)])}
+    for n, (media, plain) in enumerate(bodies.items(), start=10):
+        first = await open_house.put(n, gzip.compress(plain), media=media, **encoded)
+        assert (first[0], first[1]["accepted"]) == (200, 1)
+        assert await open_house.put(n, plain, media=media) == first
+    whole = gzip.compress(binary([debit(2)]))
+    for damaged in (whole[:-1], whole[:40], b"no gzip", whole + b"x", whole + whole, b""):
+        status, answer = await open_house.put(2, damaged, **encoded)
+        assert (status, answer["code"], answer["retry"]) == (400, "bad-frame", "now")
+    status, answer = await open_house.put(2, gzip.compress(bytes(64 << 20)), **encoded)
+    assert (status, answer["code"]) == (413, "too-large")
+    assert (await open_house.put(2, whole, **encoded))[1]["accepted"] == 1
 
 
 async def test_unknown_terminals_and_batches(open_house: House) -> None:

@@ -1,6 +1,7 @@
 """What every request passes through: host, content type, body limits and deadline, and one shape for every refusal."""
 
 import asyncio
+import zlib
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -12,6 +13,8 @@ from clearing.problem import Problem, Retry, busy
 from clearing.store.connect import UNAVAILABLE
 
 BODY_DEADLINE_S = 30.0
+GZIP = "gzip"
+_GZIP_MEMBER = 16 + zlib.MAX_WBITS
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 _log = structlog.get_logger("clearing.service")
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -41,27 +44,45 @@ async def problems(request: web.Request, handler: Next) -> web.StreamResponse:
 
 @web.middleware
 async def guards(request: web.Request, handler: Next) -> web.StreamResponse:
-    """Only our own names as Host (DNS rebinding), no content encodings (decompression bombs)."""
+    """Only our own names as Host (DNS rebinding), no content encoding but gzip."""
     if (request.url.host or "") not in LOOPBACK_NAMES:
         raise Problem(421, "host", Retry.NEVER, "This service answers only to the names of the loopback.")
-    if "Content-Encoding" in request.headers:
-        raise Problem(
-            415, "media", Retry.NEVER, "Content encodings are not taken. Nothing was stored. Send plain bodies."
-        )
+    if _encoding(request) not in ("", GZIP):
+        raise Problem(415, "media", Retry.NEVER, "Nothing was stored. Send the body plain, or in gzip.")
     return await handler(request)
 
 
 async def read_body(request: web.Request) -> bytes:
-    """The body, at most 1 MiB, within 30 s: a dripping client is cut off. Raises Problem 413 or 408."""
+    """The body, at most 1 MiB also once it is inflated, within 30 s: a dripping client is cut off. Raises Problem 413,
+    408, or 400 for what is no whole gzip."""
     if (request.content_length or 0) > MOST_BYTES:
         raise too_large()
     try:
         async with asyncio.timeout(BODY_DEADLINE_S):
-            return await request.read()
+            body = await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise too_large() from None
     except TimeoutError:
         raise Problem(408, "slow", Retry.NOW, "The body did not come in time. Nothing was stored.") from None
+    return _inflated(body) if _encoding(request) == GZIP else body
+
+
+def _encoding(request: web.Request) -> str:
+    return request.headers.get("Content-Encoding", "").strip().lower()
+
+
+def _inflated(body: bytes) -> bytes:
+    """What a gzip body holds; a bomb is cut at the size that a plain body may have."""
+    inflater = zlib.decompressobj(_GZIP_MEMBER)
+    try:
+        plain = inflater.decompress(body, MOST_BYTES + 1)
+    except zlib.error:
+        plain = b""
+    if len(plain) > MOST_BYTES:
+        raise too_large()
+    if not inflater.eof or inflater.unused_data:
+        raise Problem(400, "bad-frame", Retry.NOW, "The body is no whole gzip. Nothing was stored. Send it again.")
+    return plain
 
 
 def problem_response(problem: Problem) -> web.Response:
