@@ -92,3 +92,23 @@ def test_fee_is_half_up_with_its_remainder(base_fen: int, bps: int) -> None:
         assert exact - Fraction(1, 2) < fee.fee_fen <= exact + Fraction(1, 2)
         assert fee.fee_fen * 10_000 + fee.remainder == base_fen * bps
     assert fee.version == 9
+
+
+SECTORS = ("medical", "smallpay", "social", "transit", "utility")
+
+
+@given(st.dictionaries(st.sampled_from(SECTORS), st.integers(-10_000, 1_000_000), min_size=1), st.integers(0, 500))
+def test_an_operator_of_several_sectors_pays_one_fee(bases: dict[str, int], bps: int) -> None:
+    found = fees(DAY, [(sector, "payable:101", fen) for sector, fen in bases.items()], policies(0, (0, 0, 0), 0, bps))
+    whole = max(0, sum(bases.values()))
+    assert sum(fee.fee_fen for fee in found) == int(Fraction(whole * bps, 10_000) + Fraction(1, 2))
+    above = sum(max(0, fen) for fen in bases.values())
+    for fee in found:
+        exact = Fraction(whole * bps, 10_000) * max(0, bases[fee.sector]) / above if above else Fraction()
+        assert abs(fee.fee_fen - exact) < Fraction(3, 2)
+        assert fee.fee_fen == 0 or bases[fee.sector] > 0
+
+
+def test_two_sectors_at_half_a_fen_pay_one_and_the_first_by_name_bears_it() -> None:
+    found = fees(DAY, [(s, "payable:101", 84) for s in ("transit", "smallpay")], policies(0, (0, 0, 0), 0, 60))
+    assert [(fee.sector, fee.fee_fen, fee.remainder) for fee in found] == [("smallpay", 1, -4960), ("transit", 0, 5040)]

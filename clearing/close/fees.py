@@ -1,6 +1,7 @@
-"""The fee of a day, once per sector and operator on the sum (rule 16)."""
+"""The fee of a day: once per operator on the sum, half up, and shared among the sectors that earned it (rule 16)."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 
@@ -12,19 +13,14 @@ _TEN_THOUSAND = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Fee:
-    """`fee_fen` = `base_fen` × `bps` / 10000, half up; `remainder` is base × bps − fee × 10000, in ten-thousandths of a
-    fen.
-    """
+    """A sector's share of an operator's fee; `remainder` is base × bps − fee × 10000, in ten-thousandths of a fen."""
 
     sector: str
     operator: int
     version: int
     base_fen: int
     bps: int
-
-    @property
-    def fee_fen(self) -> int:
-        return (self.base_fen * self.bps * 2 + _TEN_THOUSAND) // (2 * _TEN_THOUSAND) if self.base_fen > 0 else 0
+    fee_fen: int
 
     @property
     def remainder(self) -> int:
@@ -32,11 +28,35 @@ class Fee:
 
 
 def fees(day: date, bases: Iterable[tuple[str, str, int]], policies: Policies) -> list[Fee]:
-    """The fees of a date; `bases` are (ledger, `payable:<operator>`, credits − debits in fen)."""
-    found = []
-    for ledger, account, base_fen in sorted(bases):
+    """The fees of a date by sector and operator; `bases` are (ledger, `payable:<operator>`, fen: credits − debits)."""
+    parties: defaultdict[int, dict[str, int]] = defaultdict(dict)
+    for ledger, account, base_fen in bases:
         operator = operator_of(account)
+        if operator is not None:
+            parties[operator][ledger] = base_fen
+    found = []
+    for operator, earned in parties.items():
         policy = policies.find("fee", day, str(operator), "*")
-        if operator is not None and policy is not None:
-            found.append(Fee(ledger, operator, policy.version, base_fen, policy.number("bps")))
-    return found
+        if policy is not None:
+            bps = policy.number("bps")
+            shares = _shares(_half_up(sum(earned.values()), bps), earned)
+            found += [
+                Fee(sector, operator, policy.version, base_fen, bps, shares.get(sector, 0))
+                for sector, base_fen in earned.items()
+            ]
+    return sorted(found, key=lambda fee: (fee.sector, fee.operator))
+
+
+def _half_up(base_fen: int, bps: int) -> int:
+    return (base_fen * bps * 2 + _TEN_THOUSAND) // (2 * _TEN_THOUSAND) if base_fen > 0 else 0
+
+
+def _shares(fee_fen: int, earned: Mapping[str, int]) -> dict[str, int]:
+    """The fee by sector: in proportion to what is above zero, by largest remainder, the sector's name on a tie."""
+    weights = {sector: base_fen for sector, base_fen in earned.items() if base_fen > 0}
+    whole = sum(weights.values())
+    shares = {sector: fee_fen * weight // whole for sector, weight in weights.items()}
+    by_remainder = sorted(weights, key=lambda sector: (-(fee_fen * weights[sector] % whole), sector))
+    for sector in by_remainder[: fee_fen - sum(shares.values())]:
+        shares[sector] += 1
+    return shares

@@ -214,13 +214,22 @@ class Closer:
                     wanted[Leg(Account("purse", name), "replace@1", each.origin, f"{each.order}/{each.purse}")] += fen
 
     def _fees(self, day: date) -> None:
+        """One fee per operator on the sum of its sectors; the fen that do not divide go to the largest remainders."""
+        earned: dict[str, dict[str, int]] = defaultdict(dict)
         for (sector, operator), base_fen in self.intake.books.payable_fen(day).items():
+            earned[operator][sector] = base_fen
+        for operator, bases in earned.items():
             policy = self.intake.registry.policy("fee", operator, day)
-            if policy is None or base_fen <= 0:
+            total = sum(bases.values())
+            if policy is None or total <= 0:
                 continue
-            fee_fen = (base_fen * policy.number("bps") * 2 + 10000) // 20000
-            if fee_fen:
-                self.intake.books.charge(day, sector, operator, f"fee@{policy.version}", fee_fen)
+            left = fee_fen = (total * policy.number("bps") * 2 + 10000) // 20000
+            above = sum(max(base_fen, 0) for base_fen in bases.values())
+            parts = [(*divmod(fee_fen * base_fen, above), sector) for sector, base_fen in bases.items() if base_fen > 0]
+            left -= sum(share for share, _, _ in parts)
+            for place, (share, _, sector) in enumerate(sorted(parts, key=lambda part: (-part[1], part[2]))):
+                if charged := share + (place < left):
+                    self.intake.books.charge(day, sector, operator, f"fee@{policy.version}", charged)
 
 
 def states(intake: Intake) -> dict[str, tuple[int, int]]:
