@@ -85,7 +85,7 @@ class Wire:
         at = datetime.strptime(record["date"] + record["time"], "%Y%m%d%H%M%S").replace(tzinfo=CHINA)
         if raw in self.seen:
             return "duplicate"
-        if record["kind"] == Kind.TORN:
+        if record["kind"] == Kind.TORN and not proven(record):
             return "memo"
         if record["issuer"] != "02317910":
             return "pending"

@@ -16,12 +16,13 @@ from simulators.city.noon import LATE, LOST
 from simulators.city.parties import FLAT_FEN
 
 CLAIMS = (
-    "flags", "key_index", "generation", "counter", "balance_before_fen", "overdraft_fen", "terminal", "epoch",
+    "kind", "flags", "key_index", "generation", "counter", "balance_before_fen", "overdraft_fen", "terminal", "epoch",
     "sequence", "line", "station", "entry_station", "entry_at", "concession", "full_fare_fen", "list_version",
     "fare_version", "operator", "shift",
 )  # fmt: skip
 """The claimed fields whose alteration has one undisputed consequence: a debit without a good seal. Not here: `version`
-and `reserved` (malformed), `kind` and `purse` (the cryptogram is read by them), `act_id` (zeros in a debit)."""
+and `reserved` (malformed), `purse` (the cryptogram is read by it), `act_id` (zeros in a debit). What says torn under
+the TAC of a debit is that debit."""
 
 MOST_CLAIMS = 10
 """Claims altered on one card: five on each date leave it time for a last tap that shows them."""

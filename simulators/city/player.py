@@ -251,8 +251,9 @@ def _altered(sent: Sent, record: TapRecord) -> TapRecord:
     assert name is not None
     value: int = getattr(record, name)
     changed = {
-        "flags": 1, "generation": 1, "concession": 1 + value % 3, "operator": 103 if value != 103 else 104,
-        "balance_before_fen": value - 100, "key_index": value & 0x10 | value % 3 + 1,
+        "kind": Kind.TORN, "flags": 1, "generation": 1, "concession": 1 + value % 3,
+        "operator": 103 if value != 103 else 104, "balance_before_fen": value - 100,
+        "key_index": value & 0x10 | value % 3 + 1,
     }.get(name, value + 1)  # fmt: skip
     claim: dict[str, Any] = {name: changed}
     return record._replace(**claim)
