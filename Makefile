@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check --quiet install --require-hashes
 ARGS   ?=
 
-.PHONY: help demo test lint bench mutants fuzz oracles lock clean
+.PHONY: help demo test lint bench mutants fuzz oracles machine soak lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,12 @@ fuzz: $(VENV)/test ## feed broken bytes to all that reads them (ARGS="--runs 100
 
 oracles: $(VENV)/test ## every cryptogram against strangers' libraries (ARGS="--cases 100000")
 	@$(BIN)/python -W ignore -m tests.oracles $(ARGS)
+
+machine: $(VENV)/test ## card and terminal in any order of acts, against a model (ARGS="--steps 100000")
+	@$(BIN)/python -m tests.card_machine $(ARGS)
+
+soak: $(VENV)/test ## a long day at a reader on pcscd (ARGS="--taps 10000 --reconnects 1000")
+	@$(BIN)/python -m tests.reader_soak $(ARGS)
 
 lock: $(VENV)/test ## renew the three lock files from pyproject.toml
 	@$(BIN)/python tests/lock.py
