@@ -94,11 +94,11 @@ def _bus_places() -> list[tuple[int, int]]:
 
 
 def issue(rng: Random, count: int, foreign: int) -> list[PlannedCard]:
-    """`count` cards, `foreign` of them of the second city: suites half and half, every fourth with a purse per sector,
+    """`count` cards, `foreign` of them of the second city: suites half and half, every eighth with a purse per sector,
     classes 70 : 15 : 15."""
     cards = []
     for i in range(count):
-        profile, suite = PROFILES[i % 4 == 3], ("3des", "sm4")[i // 4 % 2]
+        profile, suite = PROFILES[i % 8 == 7], ("3des", "sm4")[(i // 4 + i // 8) % 2]
         issuer, card_class = OWN, rng.choices((1, 2, 3), (70, 15, 15))[0]
         if i >= count - foreign:
             issuer, card_class = FOREIGN, 1

@@ -16,7 +16,7 @@ from simulators.city.faults import Mishaps, cards_needed
 from simulators.city.parties import Fleet, fleet, issue, registry
 from simulators.city.records import Kind
 
-SECOND_DAY_PERCENT = 40
+SECOND_DAY_PERCENT = 30
 MOST_TWIN_TAPS = 60
 
 
