@@ -3,7 +3,8 @@
     audit = audit(Path("out"))
     for difference in audit.differences: ...
 
-It reads files only: truth.jsonl against books.jsonl, cases.jsonl, statements/<date>/net.json and cards.json.
+It reads files only: truth.jsonl against registry.json, the answers in uploads/index.jsonl, books.jsonl, cases.jsonl,
+statements/<date>/net.json, cards.json and report.json.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
-Row: TypeAlias = Mapping[str, object]
-Facts: TypeAlias = dict[str, object]
+from simulators.truth import Facts, Row
+from simulators.truth.answers import answer_facts, read_answers
+from simulators.truth.faults import contradictions, fault_facts, share_facts
+from simulators.truth.report import report_facts
 
 SPELT_RESOLUTIONS = {"load-in-doubt", "torn"}
 """Kinds whose resolution docs/ledger.md spells; of the others only whether and when they are resolved is compared."""
@@ -30,23 +32,28 @@ class Audit:
 
 
 def audit(directory: Path) -> Audit:
-    """Compares every case, move, state, net and balance, both ways. Raises OSError when a file is missing, ValueError
-    when one is no JSON."""
-    truth = _lines(directory / "truth.jsonl")
+    """Compares every party, policy, answer, fault, case, move, state, net, balance and figure of the report, both ways.
+    Raises OSError when a file is missing, ValueError when one is no JSON, KeyError when a line lacks a member."""
     by_type: dict[str, list[Row]] = {}
-    for line in truth:
+    for line in _lines(directory / "truth.jsonl"):
         by_type.setdefault(str(line["type"]), []).append(line)
     books, cases = _lines(directory / "books.jsonl"), _lines(directory / "cases.jsonl")
-    dates = sorted({str(line["date"]) for line in by_type.get("net", [])} | _dates(by_type))
-    pairs = (
-        ("move", _moves(by_type.get("move", [])), _moves(b for b in books if "ledger" in b)),
-        ("state", _states(by_type.get("state", [])), _states(b for b in books if "state" in b)),
-        ("case", _cases(by_type.get("case", [])), _cases(cases)),
-        ("net", _nets(by_type.get("net", [])), _nets(_published_nets(directory, dates))),
-        ("balance", _balances(by_type.get("balance", [])), _memories(directory / "cards.json")),
-    )
-    differences, checked = list(_own_sums(by_type)), 1
-    for name, planned, found in pairs:
+    answers, faults = read_answers(directory), by_type.get("fault", [])
+    events = {int(event["id"]): event for event in by_type.get("event", [])}
+    pairs: dict[str, tuple[Facts, Facts]] = {
+        **_registered(directory / "registry.json", by_type),
+        "answer": answer_facts(events.values(), answers),
+        "fault": fault_facts(events, faults, answers, cases),
+        "moves of faults": share_facts(faults, books),
+        "move": (_moves(by_type.get("move", [])), _moves(b for b in books if "ledger" in b)),
+        "state": (_states(by_type.get("state", [])), _states(b for b in books if "state" in b)),
+        "case": (_cases(by_type.get("case", [])), _cases(cases)),
+        "net": (_nets(by_type.get("net", [])), _nets(_published_nets(directory, _dates(by_type)))),
+        "balance": (_balances(by_type.get("balance", [])), _memories(directory / "cards.json")),
+        "report": report_facts(directory, by_type, cases),
+    }
+    differences, checked = [*_own_sums(by_type), *contradictions(events, faults)], 1 + len(faults)
+    for name, (planned, found) in pairs.items():
         for key in sorted(planned.keys() | found.keys()):
             checked += 1
             if planned.get(key) != found.get(key):
@@ -56,18 +63,30 @@ def audit(directory: Path) -> Audit:
     return Audit(differences, checked)
 
 
+def _registered(path: Path, by_type: Mapping[str, list[Row]]) -> dict[str, tuple[Facts, Facts]]:
+    """Parties and policies as told before the first upload, and as the product was given them."""
+    given = json.loads(path.read_text(encoding="utf-8"))
+    pairs = {}
+    for kind, listed, names in (
+        ("party", "parties", ("id",)), ("policy", "policies", ("name", "scope", "from", "version")),
+    ):  # fmt: skip
+        told = ({name: value for name, value in row.items() if name != "type"} for row in by_type.get(kind, []))
+        pairs[kind] = _rows(told, names), _rows(given[listed], names)
+    return pairs
+
+
+def _rows(rows: Iterable[Row], names: Iterable[str]) -> Facts:
+    return {" ".join(str(row[name]) for name in names): dict(row) for row in rows}
+
+
 def _lines(path: Path) -> list[Row]:
     with path.open(encoding="utf-8") as stream:
         return [json.loads(line) for line in stream if line.strip()]
 
 
-def _dates(by_type: Mapping[str, list[Row]]) -> set[str]:
-    seeds = by_type.get("seed", [])
-    return {str(day) for seed in seeds for day in _list(seed["dates"])}
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
+def _dates(by_type: Mapping[str, list[Row]]) -> list[str]:
+    told = {str(day) for seed in by_type.get("seed", []) for day in seed["dates"]}
+    return sorted(told | {str(net["date"]) for net in by_type.get("net", [])})
 
 
 def _own_sums(by_type: Mapping[str, list[Row]]) -> Iterator[str]:

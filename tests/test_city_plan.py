@@ -57,6 +57,7 @@ def test_a_plan_conserves_every_fen(seed: int) -> None:
         net[f"{move['ledger']} {move['account'].split(':')[0]}"] += fen
         per_journal[move["date"], move["ledger"], move["rule"]] += fen
     assert not any(per_journal.values())
+    _faults_move_a_part_of_all(lines)
     own = {c.serial for c in planned.cards if c.own}
     memories = sum(line["balance_fen"] for line in of(lines, "balance") if line["card"] in own)
     # Rule 22: every fault of the plan shows itself by the last close, so nothing is left that only the cards know. What
@@ -72,6 +73,23 @@ def test_a_plan_conserves_every_fen(seed: int) -> None:
     for line in of(lines, "net"):
         per_class[line["date"], line["class"]] += line["net_fen"]
     assert not any(per_class.values())
+
+
+def _faults_move_a_part_of_all(lines: list[dict[str, Any]]) -> None:
+    """No posting belongs to two faults, so all together stay within the moves."""
+    rest: Counter[tuple[str, ...]] = Counter()
+    for sign, moves in ((1, of(lines, "move")), *((-1, fault["moves"]) for fault in of(lines, "fault"))):
+        for move in moves:
+            line = (move["date"], move["ledger"], move["account"], move["rule"])
+            for side in ("debit_fen", "credit_fen"):
+                rest[*line, side] += sign * move[side]
+    assert min(rest.values()) >= 0
+    still = {"batch-repeated", "batch-renumbered", "batch-truncated", "operator-total-off-by-one", "load-doubt-lost"}
+    still |= {"replay:sequence", "replay:counter", "replay:terminal", "torn-void", "fork-with-bad-twin", "gap-or-load"}
+    for fault in of(lines, "fault"):
+        assert not (fault["moves"] and fault["name"] in still), fault
+        if fault["name"] in ("bad-tac", "load-in-gap", "torn-committed", "load-in-doubt-in-gap", "clone"):
+            assert fault["moves"], fault
 
 
 @settings(max_examples=12, deadline=None)

@@ -69,8 +69,8 @@ class Invariant:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """report.json (docs/demo.md)."""
+class Figures:
+    """What report.json says of the city and its books: the auditors find it written, and compare it as well."""
 
     seed: int
     debits: int
@@ -78,12 +78,19 @@ class Report:
     books_digest: str
     substance_digest: str
     truth_digest: str
-    auditor_t: AuditorFigures
-    auditor_e: AuditorFigures
-    invariants: Mapping[str, Invariant]
     faults: Mapping[str, int]
     cases: CaseFigures
     sectors: Mapping[str, SectorFigures]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """report.json (docs/demo.md): the figures, and who has judged them."""
+
+    figures: Figures
+    auditor_t: AuditorFigures
+    auditor_e: AuditorFigures
+    invariants: Mapping[str, Invariant]
     rate_per_s: int
     seconds: float
 
@@ -91,7 +98,7 @@ class Report:
     def proven(self) -> bool:
         """Both auditors and every invariant agree to the fen, and no case is missing or extra."""
         auditors = self.auditor_t.differences == self.auditor_e.differences == 0
-        cases = self.cases.missing == self.cases.extra == 0
+        cases = self.figures.cases.missing == self.figures.cases.extra == 0
         return auditors and cases and all(check.ok for check in self.invariants.values())
 
 
@@ -101,26 +108,28 @@ async def judge(
     """Export the books, let both auditors, in `processes` of their own, and the product's own checks judge them."""
     books = await export(stage.pool, stage.out)
     sectors = _sectors(stage.out, books, await debits(stage.pool))
-    write_sectors = {name: asdict(figures) for name, figures in sectors.items()}
-    (stage.out / REPORT).write_text(json.dumps({"sectors": write_sectors}, indent=1), encoding="utf-8")
+    figures = Figures(
+        seed=city.seed,
+        debits=sum(sector.debits for sector in sectors.values()),
+        cards=len(city.cards),
+        books_digest=books.books_digest,
+        substance_digest=books.substance_digest,
+        truth_digest=truth_digest,
+        faults=dict(sorted(Counter(fault.name for fault in city.faults).items())),
+        cases=_cases(stage.out),
+        sectors=sectors,
+    )
+    _write(asdict(figures), stage.out)
     loop = asyncio.get_running_loop()
     auditors = [loop.run_in_executor(processes, one.audit, stage.out) for one in (auditor_evidence, auditor_truth)]
     checks = await verify(stage.pool)
     evidence, truth = await asyncio.gather(*auditors)
     _tell_checks(checks)
     return Report(
-        seed=city.seed,
-        debits=sum(figures.debits for name, figures in sectors.items()),
-        cards=len(city.cards),
-        books_digest=books.books_digest,
-        substance_digest=books.substance_digest,
-        truth_digest=truth_digest,
+        figures=figures,
         auditor_t=_audited("T", truth),
         auditor_e=_audited("E", evidence),
         invariants={check.name: Invariant(check.ok, check.checked) for check in checks},
-        faults=dict(sorted(Counter(fault.name for fault in city.faults).items())),
-        cases=_cases(stage.out),
-        sectors=sectors,
         rate_per_s=round(records / upload_s) if upload_s else 0,
         seconds=round(stopwatch.monotonic() - started, 1),
     )
@@ -128,7 +137,12 @@ async def judge(
 
 def write(report: Report, out: Path) -> None:
     """report.json; the same figures are in the table at the end."""
-    (out / REPORT).write_text(json.dumps(asdict(report), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    verdicts = asdict(report)
+    _write(verdicts.pop("figures") | verdicts, out)
+
+
+def _write(document: Mapping[str, object], out: Path) -> None:
+    (out / REPORT).write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def _tell_checks(checks: Sequence[Check]) -> None:
@@ -193,7 +207,8 @@ def show(report: Report, console: Console) -> None:
     """The short table at the end: yuan by sector, and per operator the net in each settlement class."""
     sectors = _figures("sector", "debits", "charged", "subsidy", "fees")
     operators = _figures("net of", "sector", *CLASSES.values())
-    for name, sector in report.sectors.items():
+    figures = report.figures
+    for name, sector in figures.sectors.items():
         totals = (sector.charged_fen, sector.subsidy_fen, sector.fees_fen)
         sectors.add_row(name, f"{sector.debits:,}", *map(_yuan, totals))
         for operator, classes in sector.net.items():
@@ -201,14 +216,14 @@ def show(report: Report, console: Console) -> None:
     console.print(sectors, operators)
     well = sum(check.ok for check in report.invariants.values())
     console.print(
-        f"faults      {sum(report.faults.values())} injected, of {len(report.faults)} kinds\n"
-        f"cases       {report.cases.found} found, {report.cases.expected} expected;"
-        f" missing {report.cases.missing}, extra {report.cases.extra}\n"
+        f"faults      {sum(figures.faults.values())} injected, of {len(figures.faults)} kinds\n"
+        f"cases       {figures.cases.found} found, {figures.cases.expected} expected;"
+        f" missing {figures.cases.missing}, extra {figures.cases.extra}\n"
         f"invariants  {well} of {len(report.invariants)} hold\n"
         f"auditor T   {report.auditor_t.differences} differences in {report.auditor_t.checked:,} figures\n"
         f"auditor E   {report.auditor_e.differences} differences in {report.auditor_e.checked:,} figures\n"
         f"ingest      {report.rate_per_s:,} records verified and posted per second\n"
-        f"books       {report.books_digest}\n"
+        f"books       {figures.books_digest}\n"
         f"{'PROVEN' if report.proven else 'NOT PROVEN'} in {report.seconds:g} s"
     )
 

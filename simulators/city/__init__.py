@@ -13,9 +13,10 @@ from simulators.city.facts import (
     ReplacementResult,
     ReportResult,
 )
-from simulators.city.papers import declared_lines, truth_lines, write_cards, write_papers
+from simulators.city.papers import declared_lines, write_cards, write_papers
 from simulators.city.plan import plan
 from simulators.city.player import Player
+from simulators.city.truth import truth_lines
 from simulators.city.uploads import Uploader, upload
 
 __all__ = [

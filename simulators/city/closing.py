@@ -11,7 +11,7 @@ from datetime import date
 from simulators.city.arrivals import sealed
 from simulators.city.facts import Plan, Sent, Tap, business_date
 from simulators.city.intervals import OFFLINE, Interval, shown
-from simulators.city.money import Books, fees, subsidised
+from simulators.city.money import Books, Cause, fees, subsidised
 from simulators.city.records import Kind, bcd_instant
 
 TOTALLED = (*OFFLINE, Kind.ACT)
@@ -64,6 +64,14 @@ class Closer:
         self._committed: list[Tap] = []
         self.cases: dict[tuple[str, str], Case] = {}
         self.books = Books()
+        self._subjects: dict[tuple[str, int, int], set[str]] = defaultdict(set)
+
+    def causes(self, thing: Sent | Tap) -> set[Cause]:
+        """What the books may give as the reason of a posting that is due to a record, or to a load in doubt: itself,
+        and the forks and gaps that its counter is in."""
+        if isinstance(thing, Tap):
+            return {thing}
+        return {thing, *self._subjects.get((thing.tap.card.serial, thing.tap.purse, thing.tap.counter), ())}
 
     def run(self) -> None:
         for sent in self._sents:
@@ -76,9 +84,10 @@ class Closer:
 
     def _close(self, day: date, known: list[Sent]) -> None:
         forks = _forks(known)
-        for members in forks.values():
+        for subject, members in forks.items():
             for sent in members:
                 sent.final = "disputed"
+                self._subjects[sent.tap.card.serial, sent.tap.purse, sent.tap.counter].add(subject)
         findings = [*_record_findings(known), *_fork_findings(forks), *_halves(known, day), *_terminals(known)]
         findings += [*_concessions(known), *self._torn(known)]
         findings += self._gaps(day, known, forks)
@@ -136,6 +145,8 @@ class Closer:
         gap = interval.difference(credited)
         if interval.missing and gap >= 0:
             gaps[interval.subject] = (interval.purse, gap)
+            for counter in interval.unknown:
+                self._subjects[interval.card, interval.purse, counter].add(interval.subject)
             yield _finding("card-gap", interval.subject, gap)
         elif gap or interval.missing < 0:
             raise AssertionError(f"the plan holds an unexplained difference of {gap} fen at {interval.subject}")
@@ -144,7 +155,7 @@ class Closer:
         self._doubts.remove(load)
         if committed:
             self._committed.append(load)
-            self.books.load(day, load)
+            self.books.load(day, load, load)
         resolution = "committed" if committed else "reversed"
         return _finding("load-in-doubt", _load_subject(load), load.amount_fen, resolution)
 

@@ -329,11 +329,13 @@ DeskResult = LoadResult | ActResult | ReportResult | ReplacementResult | None
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fault:
-    """A fault injected on purpose: its record (if it made one) and the kind of case that must follow (if any)."""
+    """A fault injected on purpose: its record (if it made one), the kind of case that must follow (if any), and the
+    load whose answer was lost, of which there is no record."""
 
     name: str
     sent: Sent | None = None
     case: str | None = None
+    load: Tap | None = None
 
 
 @dataclass(frozen=True, slots=True)

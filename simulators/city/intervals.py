@@ -23,6 +23,7 @@ class Interval:
     `end` (not included) are missing, the value was `after` and then `before`, fen."""
 
     subject: str
+    card: str
     purse: int
     first: int
     end: int
@@ -35,8 +36,13 @@ class Interval:
 
     @property
     def missing(self) -> int:
-        """Missing counters that no unsealed debit takes up."""
+        """How many counters are missing that no unsealed debit takes up."""
         return self.end - self.first - len(self.unsealed)
+
+    @property
+    def unknown(self) -> set[int]:
+        """Those counters."""
+        return set(range(self.first, self.end)) - {t.counter for t in self.unsealed}
 
     def difference(self, credited: Iterable[Tap] = ()) -> int:
         """D of docs/ledger.md: what the known loads and these would leave above the value at the end, less what the
@@ -96,7 +102,7 @@ class Shown:
             tap, end = sent.tap, sent.tap.counter
             between = range(first, end)
             yield Interval(
-                f"{tap.card.serial}/{tap.purse}/0/{first}-{end - 1}", tap.purse, first, end, after,
+                f"{tap.card.serial}/{tap.purse}/0/{first}-{end - 1}", tap.card.serial, tap.purse, first, end, after,
                 tap.balance_before_fen,
                 loads=[t for t in self.loads if first <= t.next_offline <= end],
                 doubts=[t for t in self.doubts if first <= t.next_offline <= end],

@@ -82,7 +82,7 @@ class LoadMishaps(Noon):
         tap.cut, tap.fault = cut, name
         tap.sents.clear()
         self.taps.append(tap)
-        self.faults.append(Fault(name, None, case))
+        self.faults.append(Fault(name, None, case, tap))
 
     def load_before_next_load(self, day: date) -> None:
         """Two loads of an evening, and no tap before the next noon: the second one's counter alone shows the first."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from simulators.city.arrivals import sealed
 from simulators.city.facts import DeskStep, Sent, Tap
@@ -22,48 +22,67 @@ class Line(NamedTuple):
     rule: str
 
 
+Cause: TypeAlias = Sent | Tap | str
+"""Why something is posted: a record, a load in doubt, or the subject of a fork or gap."""
+
+
 class Books:
-    """Gross sums, debit and credit, per line."""
+    """Gross sums, debit and credit, per line; `caused` holds the same postings one by one, by what they are due to."""
 
     def __init__(self) -> None:
         self.lines: dict[Line, list[int]] = defaultdict(lambda: [0, 0])
+        self.caused: dict[Cause, list[tuple[Line, Line, int]]] = defaultdict(list)
         self._subsidised: dict[Sent, int] = {}
         self._forked: set[int] = set()
         self._gaps: dict[str, tuple[int, int]] = {}
 
-    def post(self, day: date, rule: str, ledger: str, debit: str, credit: str, fen: int) -> None:
+    def post(
+        self, day: date, rule: str, ledger: str, debit: str, credit: str, fen: int, cause: Cause | None = None
+    ) -> None:
         """`fen` from one account to another; a negative amount goes the other way."""
         if fen < 0:
             debit, credit, fen = credit, debit, -fen
         if fen:
-            self.lines[Line(day, ledger, debit, rule)][0] += fen
-            self.lines[Line(day, ledger, credit, rule)][1] += fen
+            debited, credited = Line(day, ledger, debit, rule), Line(day, ledger, credit, rule)
+            self.lines[debited][0] += fen
+            self.lines[credited][1] += fen
+            if cause is not None:
+                self.caused[cause].append((debited, credited, fen))
+
+    def moves(self, causes: Iterable[Cause]) -> dict[Line, list[int]]:
+        """Gross sums of what these causes have posted: their share of `lines`."""
+        share: dict[Line, list[int]] = defaultdict(lambda: [0, 0])
+        for cause in causes:
+            for debited, credited, fen in self.caused.get(cause, ()):
+                share[debited][0] += fen
+                share[credited][1] += fen
+        return share
 
     def intake(self, sent: Sent, day: date) -> None:
         """What a record posts when it arrives; `day` is its post date."""
         tap, fen = sent.tap, sent.tap.amount_fen
         if sent.kind is Kind.LOAD:
             if sent.state == "accepted":
-                self.load(day, tap)
+                self.load(day, tap, sent)
         elif sent.kind is Kind.ACT:
             if sent.state == "accepted":
                 for payer, part in tap.split.items():
-                    self.post(day, "act@1", tap.device.sector, payer, f"{payer}_payable:{tap.device.operator}", part)
+                    payable = f"{payer}_payable:{tap.device.operator}"
+                    self.post(day, "act@1", tap.device.sector, payer, payable, part, sent)
         elif sent.state == "pending_issuer":
             device, issuer = tap.device, tap.card.issuer
-            self.post(
-                day, "debit@1", device.sector, f"pending_receivable:{issuer}", f"pending_payable:{device.operator}", fen
-            )
+            receivable, payable = f"pending_receivable:{issuer}", f"pending_payable:{device.operator}"
+            self.post(day, "debit@1", device.sector, receivable, payable, fen, sent)
         elif sent.proven:
             device = tap.device
             side = "payable" if sent.state == "accepted" else "suspense"
-            self.post(day, "debit@1", "purse", f"float:{tap.purse}", f"due:{device.sector}", fen)
-            self.post(day, "debit@1", device.sector, "due:purse", f"{side}:{device.operator}", fen)
+            self.post(day, "debit@1", "purse", f"float:{tap.purse}", f"due:{device.sector}", fen, sent)
+            self.post(day, "debit@1", device.sector, "due:purse", f"{side}:{device.operator}", fen, sent)
 
-    def load(self, day: date, tap: Tap) -> None:
+    def load(self, day: date, tap: Tap, cause: Cause) -> None:
         """An accepted load, or one in doubt that the card's evidence has committed."""
         source = "transfer" if tap.channel == "transfer" else f"cash:{tap.channel}"
-        self.post(day, "load@1", "purse", source, f"float:{tap.purse}", tap.amount_fen)
+        self.post(day, "load@1", "purse", source, f"float:{tap.purse}", tap.amount_fen, cause)
 
     def replacement(self, day: date, step: DeskStep) -> None:
         """The old card's value leaves its purses, on its way to the new card."""
@@ -77,12 +96,13 @@ class Books:
             due = tap.full_fare_fen - tap.amount_fen if subsidised(sent) and not tap.card.ended else 0
             if due != self._subsidised.get(sent, 0):
                 change = due - self._subsidised.get(sent, 0)
-                self.post(day, "subsidy@1", "transit", "subsidy", f"subsidy_payable:{tap.device.operator}", change)
+                payable = f"subsidy_payable:{tap.device.operator}"
+                self.post(day, "subsidy@1", "transit", "subsidy", payable, change, sent)
                 self._subsidised[sent] = due
 
     def forks(self, day: date, forks: Mapping[str, list[Sent]]) -> None:
         """Every payable of a fork to suspense; all floats but the smallest member's back, as a fraud receivable."""
-        for members in forks.values():
+        for subject, members in forks.items():
             members.sort(key=lambda s: (s.at, s.witness.psam, s.tap.terminal_transaction))
             for nth, sent in enumerate(members):
                 if id(sent) in self._forked:
@@ -90,19 +110,17 @@ class Books:
                 self._forked.add(id(sent))
                 device, fen = sent.tap.device, sent.tap.amount_fen
                 if sent.state == "accepted":
-                    self.post(
-                        day, "fork@1", device.sector, f"payable:{device.operator}", f"suspense:{device.operator}", fen
-                    )
+                    payable, suspense = f"payable:{device.operator}", f"suspense:{device.operator}"
+                    self.post(day, "fork@1", device.sector, payable, suspense, fen, subject)
                 if nth:
-                    self.post(day, "fork@1", "purse", "fraud", f"float:{sent.tap.purse}", fen)
+                    self.post(day, "fork@1", "purse", "fraud", f"float:{sent.tap.purse}", fen, subject)
 
     def gaps(self, day: date, gaps: Mapping[str, tuple[int, int]]) -> None:
         """Opens the gaps that are new and releases those that a late record has filled: subject → (purse, fen)."""
         for subject in sorted(gaps.keys() | self._gaps.keys()):
             purse, fen = gaps.get(subject) or (self._gaps[subject][0], 0)
-            self.post(
-                day, "gap@1", "purse", f"float:{purse}", f"unsettled:{purse}", fen - self._gaps.get(subject, (0, 0))[1]
-            )
+            change = fen - self._gaps.get(subject, (0, 0))[1]
+            self.post(day, "gap@1", "purse", f"float:{purse}", f"unsettled:{purse}", change, subject)
         self._gaps = dict(gaps)
 
 

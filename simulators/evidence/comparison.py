@@ -189,7 +189,8 @@ def compare_acknowledged(upload: Upload, received: Set[int], comparison: Compari
 
 
 def compare_report(directory: Path, books: Books, books_digest: str, days: list[date], comparison: Comparison) -> None:
-    """report.json: the digests, and the sectors' subsidy, fees and nets; it may not be written yet."""
+    """report.json: the digests, and what each sector was charged, its subsidy, fees and nets; it may not be written
+    yet."""
     path = directory / "report.json"
     if not path.exists():
         return
@@ -204,7 +205,12 @@ def compare_report(directory: Path, books: Books, books_digest: str, days: list[
             for line, (debit, credit) in books.lines.items()
             if line.ledger == sector and line.account == "subsidy"
         )
-        for name, right_fen in (("fees_fen", fees), ("subsidy_fen", subsidy)):
+        charged = sum(
+            debit
+            for line, (debit, _) in books.lines.items()
+            if line.ledger == sector and line.rule.startswith(("debit@", "act@"))
+        )
+        for name, right_fen in (("fees_fen", fees), ("subsidy_fen", subsidy), ("charged_fen", charged)):
             if name in said:
                 comparison.equal(f"report {sector} {name}", said[name], right_fen)
         _compare_sector_nets(sector, said.get("net"), books, days, comparison)

@@ -1,0 +1,179 @@
+"""What a demo left, falsified here and there: which auditor sees it, and by what line."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulators import auditor_evidence, auditor_truth
+from tests.demo_side import Town, demo
+
+Lines = list[dict[str, Any]]
+TOWN = Town(cards=60, debits=300, seed=7)
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The output of a demo that proved itself."""
+    with demo(tmp_path_factory.mktemp("left"), TOWN) as played:
+        status, output, errors = played.ended()
+        assert status == 0, output + errors
+        yield played.out
+
+
+@pytest.fixture
+def forged(left: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(left, tmp_path / "out"))
+
+
+def _relines(path: Path, change: Callable[[Lines], Lines | None]) -> None:
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    changed = change(lines)
+    text = "".join(json.dumps(line) + "\n" for line in (lines if changed is None else changed))
+    path.write_text(text, encoding="utf-8")
+
+
+def _redigested(out: Path) -> None:
+    """As a careful forger would: the report's digest is that of the forged truth."""
+    path = out / "report.json"
+    report = json.loads(path.read_text(encoding="utf-8"))
+    report["truth_digest"] = hashlib.new("sm3", (out / "truth.jsonl").read_bytes()).hexdigest()
+    path.write_text(json.dumps(report), encoding="utf-8")
+
+
+def _truth_says(out: Path) -> list[str]:
+    return auditor_truth.audit(out).differences
+
+
+def _find(lines: Lines, **wanted: object) -> dict[str, Any]:
+    return next(line for line in lines if wanted.items() <= line.items())
+
+
+def test_the_truth_holds_the_parties_and_policies_of_the_registry(left: Path) -> None:
+    truth = [json.loads(line) for line in (left / "truth.jsonl").read_text(encoding="utf-8").splitlines()]
+    registry = json.loads((left / "registry.json").read_text(encoding="utf-8"))
+    for kind, listed in (("party", "parties"), ("policy", "policies")):
+        told = [
+            {name: value for name, value in line.items() if name != "type"} for line in truth if line["type"] == kind
+        ]
+        assert told == registry[listed] != []
+
+
+def test_a_registry_that_is_not_the_citys_is_seen(forged: Path) -> None:
+    path = forged / "registry.json"
+    registry = json.loads(path.read_text(encoding="utf-8"))
+    registry["parties"][0]["name"] = "another"
+    _find(registry["policies"], name="fee", scope="*")["value"]["bps"] += 1
+    path.write_text(json.dumps(registry), encoding="utf-8")
+    party, policy = _truth_says(forged)
+    assert party.startswith("party 101: the city says") and "another" in party
+    assert policy.startswith("policy fee *") and policy.endswith("'value': {'bps': 31}}")
+
+
+def test_a_truth_without_its_faults_is_none(forged: Path) -> None:
+    _relines(forged / "truth.jsonl", lambda lines: [line for line in lines if line["type"] != "fault"])
+    _redigested(forged)
+    said = _truth_says(forged)
+    assert "truth: events are marked with the fault bad-tac, of which there is no line" in said
+    assert "report faults batch-repeated: the city says nothing, clearing says 1" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "line"),
+    [
+        ("bad-tac", {"state": "accepted"}, "truth: event {event} is bad-tac in state quarantined, its fault"),
+        ("bad-tac", {"case": "torn"}, "fault bad-tac (line {nth}) case: the city says torn, clearing says nothing"),
+        ("denylist-after-applied", {"moves": []}, "truth: the fault denylist-after-applied posts 0 fen of debits"),
+    ],
+)
+def test_a_fault_is_tied_to_its_event_its_case_and_its_moves(
+    forged: Path, name: str, change: dict[str, object], line: str
+) -> None:
+    wanted = ""
+
+    def bend(lines: Lines) -> None:
+        nonlocal wanted
+        faults = [each for each in lines if each["type"] == "fault"]
+        fault = _find(faults, name=name)
+        wanted = line.format(nth=faults.index(fault) + 1, **fault)
+        fault.update(change)
+
+    _relines(forged / "truth.jsonl", bend)
+    _redigested(forged)
+    assert any(said.startswith(wanted) for said in _truth_says(forged))
+
+
+def test_moves_of_a_fault_that_are_not_in_the_books_are_seen(forged: Path) -> None:
+    def more(lines: Lines) -> None:
+        for move in _find(lines, type="fault", name="bad-tac")["moves"]:
+            move["debit_fen"] *= 1_000_000
+            move["credit_fen"] *= 1_000_000
+
+    _relines(forged / "truth.jsonl", more)
+    _redigested(forged)
+    moved = [line for line in _truth_says(forged) if line.startswith("moves of faults 2026-03-02 purse")]
+    assert {line.split()[5].partition(":")[0] for line in moved} == {"float", "unsettled"}
+
+
+def test_an_answer_that_lets_a_bad_proof_pass_is_seen(forged: Path) -> None:
+    def accept(lines: Lines) -> None:
+        told = next(line["body"] for line in lines if line.get("status") == 200 and line["body"]["quarantined"])
+        told["quarantined"].pop()
+        told["accepted"] += 1
+
+    _relines(forged / "uploads" / "index.jsonl", accept)
+    said = _truth_says(forged)
+    assert any(line.startswith("answer ") and "'quarantined': 1}" in line for line in said)
+    assert any(" state: the city says quarantined, clearing says among" in line for line in said)
+
+
+@pytest.mark.parametrize("name", ["debits", "cards", "seed"])
+def test_truth_knows_the_counts_of_the_report(forged: Path, name: str) -> None:
+    (line,) = _with_report(forged, lambda report: report.update({name: report[name] + 1}))
+    assert line.startswith(f"report {name}: the city says")
+
+
+def _with_report(out: Path, change: Callable[[dict[str, Any]], object]) -> list[str]:
+    """What auditor T says to a falsified report."""
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    change(report)
+    (out / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    return _truth_says(out)
+
+
+@pytest.mark.parametrize(
+    ("above", "name", "auditors"),
+    [
+        (("faults",), "bad-tac", "T"),
+        (("cases",), "found", "T"),
+        (("cases",), "missing", "T"),
+        (("sectors", "transit"), "debits", "T"),
+        (("sectors", "transit"), "charged_fen", "TE"),
+        (("sectors", "transit"), "subsidy_fen", "TE"),
+        (("sectors", "smallpay"), "fees_fen", "TE"),
+        (("sectors", "smallpay", "net", "201"), "stored value", "TE"),
+    ],
+)
+def test_the_figures_of_the_report_are_checked(forged: Path, above: tuple[str, ...], name: str, auditors: str) -> None:
+    def bend(report: dict[str, Any]) -> None:
+        for each in above:
+            report = report[each]
+        report[name] += 1
+
+    assert [line.partition(":")[0] for line in _with_report(forged, bend)] == [" ".join(("report", *above, name))]
+    said = auditor_evidence.audit(forged).differences
+    assert len(said) == ("E" in auditors)
+
+
+def test_the_digests_of_the_report_are_checked(forged: Path) -> None:
+    def bend(report: dict[str, Any]) -> None:
+        for name in ("books_digest", "substance_digest", "truth_digest"):
+            report[name] = report[name][::-1]
+
+    assert [line.partition(":")[0] for line in _with_report(forged, bend)] == ["report truth_digest"]
+    said = auditor_evidence.audit(forged).differences
+    assert [line.partition(":")[0] for line in said] == ["report books_digest", "report substance_digest"]
