@@ -1,4 +1,5 @@
-"""Auditor E: books, cases and nets recomputed from the evidence alone, against what clearing published.
+"""Auditor E: books, cases and nets recomputed from the evidence alone, against what clearing published and
+what the cards hold.
 
     audit = audit(Path("out"))
     for difference in audit.differences:
@@ -34,6 +35,7 @@ from simulators.evidence.happenings import (
     read_happenings,
 )
 from simulators.evidence.intake import Intake
+from simulators.evidence.memories import compare_memories
 from simulators.evidence.proofs import Roots, act_differences, load_differences, prove, read_roots
 from simulators.evidence.registry import BusinessTime, Registry, read_registry
 from simulators.evidence.taprecord import Tap, from_bytes
@@ -96,6 +98,7 @@ def _compare(
     compare_books(directory, intake.books, final_states, comparison)
     compare_cases(directory, closer.cases, comparison)
     compare_statements(directory, intake.books, days, comparison)
+    compare_memories(directory, closer, comparison)
     compare_report(directory, intake.books, books_digest, days, comparison)
     return Audit(comparison.differences, comparison.checked, books_digest, intake.books.substance_digest())
 

@@ -131,6 +131,77 @@ def test_an_answer_that_lets_a_bad_proof_pass_is_seen(forged: Path) -> None:
     assert any(" state: the city says quarantined, clearing says among" in line for line in said)
 
 
+def _remembered(out: Path, change: Callable[[str, str, dict[str, int]], object]) -> list[str]:
+    """What auditor E says to falsified memories, which a careful forger falsifies in the truth as well."""
+    path = out / "cards.json"
+    cards = json.loads(path.read_text(encoding="utf-8"))
+    for card, memory in cards.items():
+        for number, purse in memory["purses"].items():
+            change(card, number, purse)
+    path.write_text(json.dumps(cards), encoding="utf-8")
+
+    def follow(lines: Lines) -> None:
+        for line in lines:
+            if line["type"] == "balance":
+                line["balance_fen"] = cards[line["card"]]["purses"][str(line["purse"])]["balance_fen"]
+
+    _relines(out / "truth.jsonl", follow)
+    _redigested(out)
+    assert _truth_says(out) == []
+    return auditor_evidence.audit(out).differences
+
+
+def test_a_fen_more_on_any_card_is_seen(forged: Path) -> None:
+    """Auditor E names every purse but those of foreign cards that have no record, and the float and the cash."""
+    registry = json.loads((forged / "registry.json").read_text(encoding="utf-8"))
+    ours, purses = {row["card"] for row in registry["cards"]}, set()
+
+    def richer(card: str, number: str, purse: dict[str, int]) -> None:
+        if card in ours or purse["offline"]:
+            purse["balance_fen"] += 1
+            purses.add(f"memory of card {card} purse {number}")
+
+    said = _remembered(forged, richer)
+    assert purses == {line.partition(" by ")[0] for line in said if line.startswith("memory")}
+    assert len({name.split()[3] for name in purses} - ours) == 2
+    assert {line.split()[0] for line in said if line.startswith("float")} == {"float:1", "float:3", "float:4"}
+    assert any(line.startswith("cash and fraud beside cards, gaps and dues: published") for line in said)
+
+
+@pytest.mark.parametrize(
+    ("debits", "fen", "seen"),
+    [
+        (1, -100, ()),
+        (0, -100, ("by the books", "by its last record", "float:1", "cash")),
+        (1, 1, ("by the books", "by its last record", "float:1", "cash")),
+        (-1, 0, ("offline counter",)),
+    ],
+)
+def test_only_a_debit_that_nobody_uploaded_explains_a_poorer_card(
+    forged: Path, debits: int, fen: int, seen: tuple[str, ...]
+) -> None:
+    ordinary = _ordinary_card(forged)
+
+    def change(card: str, number: str, purse: dict[str, int]) -> None:
+        if (card, number) == (ordinary, "1"):
+            purse["balance_fen"] += fen
+            purse["offline"] += debits
+
+    said = _remembered(forged, change)
+    assert len(said) == len(seen)
+    assert all(any(words in line for line in said) for words in seen)
+
+
+def _ordinary_card(out: Path) -> str:
+    """A card of ours which no fault has marked, and which has paid."""
+    truth = [json.loads(line) for line in (out / "truth.jsonl").read_text(encoding="utf-8").splitlines()]
+    events = [line for line in truth if line["type"] == "event"]
+    named = {line["event"] for line in truth if line["type"] == "fault"}
+    marked = {event["card"] for event in events if event["fault"] or event["id"] in named}
+    paid = (event["card"] for event in events if event["kind"] == "debit" and event["purse"] == 1)
+    return str(next(card for card in paid if card not in marked))
+
+
 @pytest.mark.parametrize("name", ["debits", "cards", "seed"])
 def test_truth_knows_the_counts_of_the_report(forged: Path, name: str) -> None:
     (line,) = _with_report(forged, lambda report: report.update({name: report[name] + 1}))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from simulators.evidence.books import Account
 from simulators.evidence.casebook import CaseBook, Found, Key
-from simulators.evidence.gaps import Counters, Finding, Purse, Settled, known_counters, read_counters
+from simulators.evidence.gaps import Counters, Finding, Purse, Reading, Settled, known_counters, read_counters
 from simulators.evidence.happenings import Close, Replacement, Report
 from simulators.evidence.intake import Fact, Intake, source_of
 from simulators.evidence.record_cases import record_cases, terminal_cases
@@ -54,6 +54,7 @@ class Closer:
     cases: CaseBook = field(default_factory=CaseBook)
     posted: dict[Leg, int] = field(default_factory=dict)
     moved: list[Moved] = field(default_factory=list)
+    reading: Reading = field(default_factory=Reading)
 
     def replace(self, replacement: Replacement) -> dict[int, int]:
         """Take up a replacement; the values of the old card, fen by purse, as known and closed at this moment."""
@@ -167,8 +168,8 @@ class Closer:
     def _counters(
         self, known: Mapping[Purse, Counters], wanted: dict[Leg, int], found: dict[Key, Found], at: datetime, day: date
     ) -> None:
-        reading = read_counters(self.intake, known)
-        for finding in reading.findings:
+        self.reading = read_counters(self.intake, known)
+        for finding in self.reading.findings:
             card, purse, _ = finding.purse
             owner = "issuer" if finding.kind.startswith("unexplained") else "clearing"
             found[finding.kind, finding.subject] = Found(finding.fen, owner)
@@ -176,7 +177,7 @@ class Closer:
                 self._freeze(card, at, day)
             if finding.kind == "card-gap" and finding.fen:
                 self._want_gap(wanted, finding, purse)
-        self._loads(reading.settled, wanted, found, day)
+        self._loads(self.reading.settled, wanted, found, day)
 
     @staticmethod
     def _want_gap(wanted: dict[Leg, int], gap: Finding, purse: int) -> None:

@@ -16,13 +16,15 @@ Settled = tuple[Authorised, bool]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What an interval between two known counters says; `kind` is a case kind."""
+    """What an interval between two known counters says; `kind` is a case kind, `spare` how many counters are missing
+    that no unsealed debit took up."""
 
     purse: Purse
     first: int
     upper: Fact
     kind: str
     fen: int
+    spare: int
 
     @property
     def subject(self) -> str:
@@ -34,10 +36,12 @@ class Finding:
 
 @dataclass(slots=True)
 class Reading:
-    """What all counters say: cases, and the loads in doubt that are decided (True committed, False reversed)."""
+    """What all counters say: cases, the loads in doubt that are decided (True committed, False reversed), and what
+    lies behind the last known record of each purse."""
 
     findings: list[Finding] = field(default_factory=list)
     settled: list[Settled] = field(default_factory=list)
+    behind: dict[Purse, Interval] = field(default_factory=dict)
 
 
 def known_counters(facts: Iterable[Fact]) -> dict[Purse, dict[int, list[Fact]]]:
@@ -128,14 +132,15 @@ def _judge(purse: Purse, interval: Interval) -> Finding | None:
         return None
     doubtful = [load for load in interval.loads if load.credited is None]
     if doubtful and interval.holds(interval.loads):
-        return Finding(purse, interval.first, upper, "gap-or-load", _most_fen(doubtful)) if interval.spare else None
+        fen, spare = _most_fen(doubtful), interval.spare
+        return Finding(purse, interval.first, upper, "gap-or-load", fen, spare) if spare else None
     left_fen = interval.difference_fen
     if interval.spare and left_fen >= 0:
-        return Finding(purse, interval.first, upper, "card-gap", left_fen)
+        return Finding(purse, interval.first, upper, "card-gap", left_fen, interval.spare)
     if left_fen == 0:
         return None
     kind = "unexplained-credit" if left_fen < 0 else "unexplained-debit"
-    return Finding(purse, interval.first, upper, kind, abs(left_fen))
+    return Finding(purse, interval.first, upper, kind, abs(left_fen), interval.spare)
 
 
 def _most_fen(doubtful: Iterable[Loading]) -> int:
@@ -169,4 +174,5 @@ def read_counters(intake: Intake, known: Mapping[Purse, Counters]) -> Reading:
         if (card, application, 0) in money:
             place_debits(intervals, money[card, application, 0].unsealed)
         reading.findings += filter(None, (_judge(purse, interval) for interval in intervals))
+        reading.behind[purse] = intervals[-1]
     return reading
