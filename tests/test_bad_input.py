@@ -70,10 +70,11 @@ async def _register(dsn: str) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--cards", 3], "cards, 3 are given"),
-        (["--cards", -1], "cards, -1 are given"),
+        (["--cards", 3], "at least 37 cards, 3 are given; say --cards 37"),
+        (["--cards", -1], "at least 37 cards, -1 are given; say --cards 37"),
+        (["--debits", -1], "at least 200 debits, -1 are given; say --debits 200"),
         (["--cards", 40], "plan more cards or fewer debits"),
-        (["--cards", 120, "--debits", 5], "plan more debits"),
+        (["--cards", 120, "--debits", 199], "at least 200 debits, 199 are given; say --debits 200"),
     ],
 )
 def test_a_city_that_cannot_be_planned(tmp_path: Path, options: list[object], words: str) -> None:
@@ -119,6 +120,15 @@ def _answer_bad_request(listener: socket.socket) -> None:
         with line:
             line.recv(1000)
             line.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+
+def test_a_demo_that_is_refused_leaves_no_directory_of_its_own(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for out in (tmp_path / "deep" / "out", kept):
+        options = ("--cards", 60, "--debits", 300, "--dsn", "garbage", "--out", out, "--state", tmp_path / "state")
+        assert "Correct the DSN" in refused(onecard("demo", *options))
+    assert list(tmp_path.iterdir()) == [kept]
 
 
 # State directories and settings

@@ -15,6 +15,7 @@ from simulators.city.facts import Sent, Tap
 from simulators.city.faults import CLAIMS
 from simulators.city.gates import crc16
 from simulators.city.papers import dump
+from simulators.city.plan import FEWEST_DEBITS
 from simulators.city.records import Kind
 from tests.city_side import DATES, of, small
 
@@ -160,6 +161,21 @@ def test_the_purses_of_the_plan_follow_from_its_events() -> None:
 def test_a_city_that_cannot_be_planned_says_why(cards: int, debits: int) -> None:
     with pytest.raises(ValueError, match="cards"):
         plan(1, cards, debits, DATES)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_the_smallest_city_has_every_fault(seed: int) -> None:
+    planned = plan(seed, 37, FEWEST_DEBITS, DATES)
+    assert {f.name for f in planned.faults} == NAMED_FAULTS
+
+
+def test_where_nobody_pays_a_bill_another_operator_errs() -> None:
+    planned = plan(37, 40, FEWEST_DEBITS, DATES)
+    assert not any(d.sector == "utility" and d.date == DATES[1] for d in planned.declared)
+    totals = [line for line in of(truth_lines(planned), "case") if line["kind"] == "operator-total"]
+    (wrong,) = (line["subject"] for line in totals if line["amount_fen"] == -1)
+    assert wrong in {f"{d.operator}/{d.sector}/{DATES[1]}" for d in planned.declared}
 
 
 def test_the_metro_record_is_checked_by_the_published_crc() -> None:

@@ -145,6 +145,18 @@ async def set_up(state: Path, out: Path, dsn: str | None, seed: int, start: date
 
     Raises SetupError when any of them cannot be had; what was there is not touched, what was started is ended."""
     _must_be_ours(out)
+    made = [path for directory in (out, state) for path in (directory, *directory.parents) if not path.exists()]
+    try:
+        return await _set_up(state, out, dsn, seed, start)
+    except BaseException:
+        # Whoever is refused finds no empty directory of ours; what holds anything stays.
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+        raise
+
+
+async def _set_up(state: Path, out: Path, dsn: str | None, seed: int, start: datetime) -> tuple[Stage, Components]:
     for directory in (state, out):
         _make_directory(directory)
     # The driver tells at length of connections that died; `kept_up` tells it in a line.

@@ -18,22 +18,28 @@ from simulators.city.records import Kind
 
 SECOND_DAY_PERCENT = 30
 MOST_TWIN_TAPS = 60
+FEWEST_DEBITS = 200
+"""With fewer, one city in some thousands has nobody who rides the bus that has a twin."""
+FOREIGN_CARDS = 2
 
 
 def plan(seed: int, cards: int, debits: int, dates: Sequence[date]) -> Plan:
     """Two dates of a city with `cards` cards and at least `debits` offline debits on the first date. The same arguments
     give the same plan.
 
-    Raises ValueError when the cards are too few for the faults or for so many debits, or the dates are not two
-    consecutive ones."""
+    Raises ValueError when the cards are too few for the faults or for so many debits, the debits too few for the
+    faults, or the dates not two consecutive ones."""
     one, two = dates
     if (two - one).days != 1:
         raise ValueError("a city lives two consecutive dates")
+    for what, given, fewest in (
+        ("cards", cards, cards_needed(1) + FOREIGN_CARDS), ("debits", debits, FEWEST_DEBITS),
+    ):  # fmt: skip
+        if given < fewest:
+            raise ValueError(f"its faults need at least {fewest} {what}, {given} are given; say --{what} {fewest}")
     rng, devices = Random(f"{seed}/city"), fleet(debits)
-    holders = issue(rng, cards, foreign=max(2, cards // 500))
+    holders = issue(rng, cards, foreign=max(FOREIGN_CARDS, cards // 500))
     own = sum(c.own for c in holders)
-    if own < cards_needed(1):
-        raise ValueError(f"the faults need {cards_needed(1) + 2} cards, {cards} are given")
     scale = max(s for s in range(1, min(6, 2 + debits // 20000)) if s == 1 or 2 * cards_needed(s) <= own)
     mishaps = Mishaps(rng, devices, holders, (one, two))
     mishaps.inject(scale)
@@ -90,8 +96,8 @@ def _twins(rng: Random, devices: Fleet, taps: Sequence[Tap], day: date) -> Fault
 
 
 def _declare(sents: Sequence[Sent], dates: Sequence[date]) -> tuple[list[Declared], Fault]:
-    """Every operator's total of what its own devices did, whether it arrived, late or never; the last operator errs by
-    a fen."""
+    """Every operator's total of what its own devices did, whether it arrived, late or never; on the second
+    date the last utility errs by a fen, or whoever is last where nobody paid a bill."""
     totals: dict[tuple[int, str, date], list[int]] = defaultdict(lambda: [0, 0])
     for sent in sents:
         if sent.kind in (Kind.DEBIT, Kind.ENTRY, Kind.EXIT, Kind.ACT) and not sent.replayed and not sent.forged:
@@ -99,7 +105,7 @@ def _declare(sents: Sequence[Sent], dates: Sequence[date]) -> tuple[list[Declare
             total = totals[device.operator, device.sector, sent.origin]
             total[0] += 1
             total[1] += sent.tap.amount_fen
-    wrong = max(key for key in totals if key[1] == "utility" and key[2] == dates[1])
+    wrong = max((key for key in totals if key[2] == dates[1]), key=lambda key: (key[1] == "utility", *key))
     totals[wrong][1] += 1
     return [Declared(*key, *total) for key, total in sorted(totals.items())], Fault(
         "operator-total-off-by-one", None, "operator-total"
