@@ -10,6 +10,7 @@ from typing import Protocol
 
 from cardcore.record import Suite
 from cardcore.switches import OverdraftTacKey, Sm4SessionKey
+from cardcore.versions import KeyVersions
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ class LoadGrant:
 
 @dataclass(frozen=True, slots=True)
 class OverdraftRequest:
-    """An allowance change that the card has opened with INITIALIZE FOR UPDATE; `session_key` as for a load."""
+    """An allowance change that the card has opened with INITIALIZE FOR UPDATE, which answered `key_version`;
+    `session_key` as for a load."""
 
     identity: CardIdentity
     terminal_number: bytes
@@ -131,6 +133,7 @@ class OverdraftRequest:
     date: bytes
     time: bytes
     session_key: Sm4SessionKey = Sm4SessionKey.PADDED
+    key_version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +235,10 @@ class ActGrant:
 
 class PersonalisationAuthority(Protocol):
     """Makes the key-dependent parts of a personalisation; every call is one audited use of a key."""
+
+    def key_versions(self) -> KeyVersions:
+        """The versions of keys that go into chips now, for their orders."""
+        ...
 
     async def authenticate(
         self, identity: CardIdentity | PsamIdentity, application: int, under: Under, challenge: bytes

@@ -25,6 +25,7 @@ from cardcore.errors import FormatError, ProfileError
 from cardcore.profile import ApplicationSpec, CommonLayout, FileSpec, Profile
 from cardcore.record import Sector, Suite
 from cardcore.tlv import Tlv, build
+from cardcore.versions import FIRST_VERSIONS, KeyVersions
 
 _MEDICAL_IDENTITY_BYTES = 32
 _WITH_BITMAP = 34
@@ -35,7 +36,7 @@ class CardOrder:
     """One card: issuer (4 bytes), serial (10 bytes, 20 digits), suite, class, validity (both days included), region.
 
     `province` and `city` are region codes of 4 digits, `area` the 6 digits of social security. Without a `holder` the
-    card names nobody. Raises FormatError for values that no card can hold.
+    card names nobody. `versions` are those of its keys. Raises FormatError for values that no card can hold.
     """
 
     issuer: bytes
@@ -48,6 +49,7 @@ class CardOrder:
     city: str = "7910"
     area: str = "610100"
     holder: Holder | None = None
+    versions: KeyVersions = FIRST_VERSIONS
 
     def __post_init__(self) -> None:
         if len(self.issuer) != 4 or len(self.card) != 10:
@@ -141,6 +143,7 @@ class PsamOrder:
     """One PSAM: terminal number (6 bytes), serial (10 bytes), the sector it may debit for, suite of its control key.
 
     `gate`: it is a metro gate's, and gets the entry root too; whoever has that root can make entries of any card.
+    `versions` are those of its keys: it gets every purchase root that cards carry.
     Raises FormatError for other lengths, or a gate of another sector than transit.
     """
 
@@ -149,6 +152,7 @@ class PsamOrder:
     sector: Sector
     suite: Suite
     gate: bool = False
+    versions: KeyVersions = FIRST_VERSIONS
 
     def __post_init__(self) -> None:
         if len(self.terminal_number) != 6 or len(self.serial) != 10:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from cardcore.authority import KeyStep, Under
-from cardcore.card_map import KEY_VERSION, MF_FID, KeyType, Sfi, psam_purchase_id
+from cardcore.card_map import MF_FID, KeyType, Sfi, psam_purchase_id
 from cardcore.commands import CreateFile, ReadBinary, Select, UpdateBinary
 from cardcore.commands.personalise import FileKind
+from cardcore.errors import FormatError
 from cardcore.metro import ENTRY_KEY_ID, ENTRY_USAGE
 from cardcore.order import PsamOrder
 from cardcore.record import Suite
@@ -15,6 +16,8 @@ from cardcore.step import ALREADY_THERE, Authenticate, Compare, Plain, Secured, 
 PURCHASE_USAGE = 0x42
 RECORD_USAGE = 0x26
 RECORD_KEY_ID = 0x01
+# PSAM and card agree on a purchase root by version and suite, so the id of each only has to be free.
+_NEXT_ID = 0x20
 _ALWAYS = 0xF0
 _CONTROLLED = 0xFA
 _RIGHTS = bytes((_ALWAYS, _CONTROLLED))
@@ -24,8 +27,8 @@ _MAINTENANCE_TAIL = b"\xff\x33"
 
 
 def psam_steps(order: PsamOrder) -> tuple[Step, ...]:
-    """The whole script of one PSAM: purchase roots of both suites, so that it takes every card of its sector; a
-    gate's has the entry root too."""
+    """The whole script of one PSAM: purchase roots of both suites, in every version that cards carry or soon will, so
+    that it takes every card of its sector; a gate's has the entry root too. Raises FormatError for too many of them."""
     return (*_structure(order), *_keys(order), *_contents(order), *_issue(order))
 
 
@@ -50,11 +53,24 @@ def _keys(order: PsamOrder) -> Iterator[Step]:
     yield _select(Stage.KEYS)
     yield _key(order, KeyType.MAINTENANCE, 0x00, order.suite, _MAINTENANCE_TAIL)
     for suite in Suite:
-        number = psam_purchase_id(order.sector, suite)
-        yield _key(order, PURCHASE_USAGE, number, suite, bytes((KEY_VERSION, suite)))
-    yield _key(order, RECORD_USAGE, RECORD_KEY_ID, Suite.SM4, bytes((KEY_VERSION, Suite.SM4)))
+        coming = order.versions.coming((suite, KeyType.PURCHASE, order.sector))
+        first = psam_purchase_id(order.sector, suite)
+        numbers = range(first, 0x100, _NEXT_ID)
+        if len(coming) > len(numbers):
+            raise FormatError(
+                f"a PSAM holds {len(numbers)} versions of a purchase root, and of {order.sector.label} {len(coming)} "
+                "are in force; nothing was made, retire those that no card carries"
+            )
+        for number, version in zip(numbers, coming, strict=False):
+            yield _key(order, PURCHASE_USAGE, number, suite, bytes((version, suite)))
+    yield _sealing(order, RECORD_USAGE, RECORD_KEY_ID)
     if order.gate:
-        yield _key(order, ENTRY_USAGE, ENTRY_KEY_ID, Suite.SM4, bytes((KEY_VERSION, Suite.SM4)))
+        yield _sealing(order, ENTRY_USAGE, ENTRY_KEY_ID)
+
+
+def _sealing(order: PsamOrder, usage: int, number: int) -> Step:
+    version = order.versions.newest([(Suite.SM4, usage, 0)])
+    return _key(order, usage, number, Suite.SM4, bytes((version, Suite.SM4)))
 
 
 def _key(order: PsamOrder, usage: int, number: int, suite: Suite, tail: bytes) -> Step:

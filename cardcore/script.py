@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from cardcore.authority import KeyStep, Under
 from cardcore.bcd import encode_digits
-from cardcore.card_map import KEY_VERSION, MF_FID, KeyType, Sfi
+from cardcore.card_map import CITY_CARD, KEY_VERSION, MF_FID, KeyType, Sfi
 from cardcore.commands import (
     AppendRecord,
     Command,
@@ -42,6 +42,7 @@ from cardcore.step import (
     Step,
     WriteKeyAct,
 )
+from cardcore.versions import Key, KeyVersions
 
 __all__ = [
     "Act",
@@ -64,18 +65,28 @@ __all__ = [
 _ALWAYS = 0xF0
 # Keys that calculate carry version and algorithm; the others a next state (FF: none) and an error counter.
 _VERSIONED = frozenset({KeyType.ACT, KeyType.TAC, KeyType.OVERDRAFT, KeyType.UNLOAD, KeyType.PURCHASE, KeyType.LOAD})
+# A record names the version of the key that opened the purse, and its TAC is verified by that version: a purse has one.
+_OF_THE_PURSE = frozenset({KeyType.PURCHASE, KeyType.LOAD, KeyType.TAC})
+# These say their own version when they are used; of an act's key no command tells the version, so it stays the first.
+_OF_THEIR_OWN = frozenset({KeyType.OVERDRAFT, KeyType.UNLOAD})
 
 
 def steps(profile: Profile, order: CardOrder) -> tuple[Step, ...]:
-    """The whole script of one card; raises ProfileError when the profile is not offered in the suite of the order."""
+    """The whole script of one card; raises ProfileError when the profile is not offered in the suite of the order, and
+    KeyUseError when the keys of a purse have no version in common."""
     plan = profile.for_suite(order.identity.suite)
-    return (*_identity(plan, order), *_of_every_card(plan), *_contents(plan, order), *_issue(plan, order))
+    return (
+        *_identity(plan, order),
+        *_of_every_card(plan, order.versions),
+        *_contents(plan, order),
+        *_issue(plan, order),
+    )
 
 
 @lru_cache(maxsize=16)
-def _of_every_card(plan: SuiteProfile) -> tuple[Step, ...]:
+def _of_every_card(plan: SuiteProfile, versions: KeyVersions) -> tuple[Step, ...]:
     """What is the same for every card of a profile: made once for a whole batch."""
-    return (*_structure(plan), *_keys(plan))
+    return (*_structure(plan), *_keys(plan, versions))
 
 
 def _select(stage: Stage, spec: ApplicationSpec) -> Step:
@@ -167,31 +178,44 @@ def _created(stage: Stage, application: int, spec: FileSpec) -> Step:
     return _create(stage, application, f"{spec.fid:04X}", command)
 
 
-def _keys(plan: SuiteProfile) -> Iterator[Step]:
+def _keys(plan: SuiteProfile, versions: KeyVersions) -> Iterator[Step]:
     first = _identifying(plan.profile)
     for item in plan.profile.applications:
         written = _first_keys(item) if item is first else []
         yield _select(Stage.KEYS, item)
         for key in item.keys:
             if key not in written and (item.number or key.type is not KeyType.CONTROL):
-                yield _added(plan, item.number, key, Stage.KEYS)
+                yield _added(plan, item.number, key, Stage.KEYS, _version(plan, item, key, versions))
 
 
-def _added(plan: SuiteProfile, application: int, key: KeySpec, stage: Stage) -> Step:
+def _version(plan: SuiteProfile, item: ApplicationSpec, key: KeySpec, versions: KeyVersions) -> int:
+    if key.type in _OF_THE_PURSE:
+        return versions.newest([_named(plan, item, one) for one in item.keys if one.type in _OF_THE_PURSE])
+    return versions.newest([_named(plan, item, key)]) if key.type in _OF_THEIR_OWN else KEY_VERSION
+
+
+def _named(plan: SuiteProfile, item: ApplicationSpec, key: KeySpec) -> Key:
+    sector = key.sector if item.number != CITY_CARD.number else None
+    return plan.suite, key.type, sector or item.number
+
+
+def _added(plan: SuiteProfile, application: int, key: KeySpec, stage: Stage, version: int = KEY_VERSION) -> Step:
     """A key under its DF's control key; the control key itself, and keys of the MF, under the transport key."""
     control = key.type is KeyType.CONTROL
     under = Under.TRANSPORT if control or not application else Under.CONTROL
     # A control key that is in place guards its directory from then on: writing it again would count as a forgery.
     probe = Authenticate(application, Under.CONTROL) if control else None
-    step = key_step(plan, application, key, under)
+    step = key_step(plan, application, key, under, version=version)
     name = f"{stage.value}.{application}.{key.type:02X}-{step.id:02X}"
     return Step(name, stage, application, WriteKeyAct(step), ALREADY_THERE, probe)
 
 
-def key_step(plan: SuiteProfile, application: int, key: KeySpec, under: Under, p1: int = 0x01) -> KeyStep:
+def key_step(
+    plan: SuiteProfile, application: int, key: KeySpec, under: Under, p1: int = 0x01, version: int = KEY_VERSION
+) -> KeyStep:
     """WRITE KEY of one key of the profile: the content around the key bytes as docs/card.md has it."""
     kind, number = key.type, key.ids[plan.suite]
-    attributes = (KEY_VERSION, plan.suite) if kind in _VERSIONED else (key.next_state, key.tries)
+    attributes = (version, plan.suite) if kind in _VERSIONED else (key.next_state, key.tries)
     return KeyStep(
         application=application,
         type=kind,

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cardcore.authority import CardIdentity, KeyStep, OverdraftRequest, PsamIdentity, Under
-from cardcore.errors import KeyUseError, RefusedError
+from cardcore.errors import RefusedError
 from cardcore.record import Suite
 from keys import personaliser, verifiers
 from keys.columns import Octets, Records, octets, part
 from keys.engine.root import RootKey
 from keys.loads import LOCAL
 from keys.proof import sm3
-from keys.purposes import MAKING, VERIFYING, KeyId, KeyPurpose
+from keys.purposes import VERIFYING, KeyPurpose, KeyState
 from keys.register import Register
 from keys.state import StateFile
 from keys.verifiers import OpenedAct, Verdict
@@ -156,9 +156,5 @@ class Personaliser(personaliser.Personaliser):
                 )
         await super()._take_up(identity, use)
 
-    def _root(self, id: KeyId) -> RootKey:
-        root = super()._root(id)
-        state = self._book.register.state_of(root)
-        if state not in MAKING:
-            raise KeyUseError(f"{id} is {state} and goes into no chip; nothing was made, write the version in force")
-        return root
+    def _state_of(self, root: RootKey) -> KeyState:
+        return self._book.register.state_of(root)

@@ -14,10 +14,11 @@ from cardcore.authority import CardIdentity, KeyStep, OverdraftRequest, PsamIden
 from cardcore.cryptogram import overdraft_mac1_input, overdraft_mac2_input
 from cardcore.errors import FormatError, KeyUseError, RefusedError
 from cardcore.record import Sector, Suite
+from cardcore.versions import Key, KeyVersions
 from keys.engine.root import RootKey, of_purpose
 from keys.engine.suites import SuiteKey
 from keys.guarded import Guarded
-from keys.purposes import CITY_CARD, MAKING, KeyId, KeyPurpose
+from keys.purposes import AUTHORISING, CITY_CARD, MAKING, KeyId, KeyPurpose, KeyState
 from keys.state import StateFile
 
 Identity = CardIdentity | PsamIdentity
@@ -47,6 +48,8 @@ PSAM_KEYS = {
 PSAM_ROOTS = frozenset({KeyPurpose.PURCHASE, KeyPurpose.ENTRY})
 # Keys 36..39 carry no version and no algorithm: they are of the chip's own suite, version 01.
 UNVERSIONED = frozenset({KeyPurpose.MAINTENANCE, KeyPurpose.PIN_UNBLOCK, KeyPurpose.PIN_RELOAD, KeyPurpose.CONTROL})
+# What carries its version into a chip, and answers or proves by it.
+VERSIONED = PURPOSES - UNVERSIONED - {KeyPurpose.TRANSPORT, KeyPurpose.ACT}
 PREFIX_BYTES = 5
 CHALLENGE_BYTES = 4
 MAC_BYTES = 4
@@ -71,6 +74,17 @@ class Personaliser(Guarded):
     @property
     def label(self) -> str:
         return ", ".join(sorted(root.label for root in self._roots.values()))
+
+    def key_versions(self) -> KeyVersions:
+        """The versions of keys that go into chips now, for their orders."""
+        rows = {id: (_written_as(id), id.version) for id in self._roots if id.purpose in VERSIONED}
+        states = {id: self._state_of(root) for id, root in self._roots.items()}
+        active = {row for id, row in rows.items() if states[id] in AUTHORISING}
+        rotated = {key for key, version in active if version != 1}
+        return KeyVersions(
+            frozenset(row for row in active if row[0] in rotated),
+            frozenset(row for id, row in rows.items() if states[id] is KeyState.ROLLING_OUT),
+        )
 
     async def authenticate(self, identity: Identity, application: int, under: Under, challenge: bytes) -> bytes:
         """Data of EXTERNAL AUTHENTICATE: 8 bytes 3DES, 16 bytes SM4. Raises KeyUseError, FormatError; the chip is
@@ -106,7 +120,7 @@ class Personaliser(Guarded):
     async def set_overdraft(self, request: OverdraftRequest) -> bytes:
         """MAC2 (4 bytes) for UPDATE OVERDRAW LIMIT; raises RefusedError('bad-mac1') and then nothing was changed."""
         await self._take_up(request.identity, f"overdraft {request.purse} {request.limit_fen} fen")
-        root = self._root(KeyId(request.key_suite, KeyPurpose.OVERDRAFT, str(request.purse)))
+        root = self._root(KeyId(request.key_suite, KeyPurpose.OVERDRAFT, str(request.purse), request.key_version))
         card = root.card(request.identity.issuer, request.identity.card)
         session = card.load_session(request.random, request.counter, request.session_key)
         number = request.terminal_number
@@ -175,7 +189,13 @@ class Personaliser(Guarded):
         root = self._roots.get(id)
         if root is None:
             raise KeyUseError(f"the store holds no active key {id}; nothing was made, hold its ceremony first")
+        state = self._state_of(root)
+        if state not in MAKING:
+            raise KeyUseError(f"{id} is {state} and goes into no chip; nothing was made, write the version in force")
         return root
+
+    def _state_of(self, root: RootKey) -> KeyState:
+        return root.state
 
 
 def _scope(purpose: KeyPurpose, application: int, sector: int) -> str:
@@ -189,6 +209,13 @@ def _scope(purpose: KeyPurpose, application: int, sector: int) -> str:
                 raise FormatError(f"a purchase key is of a sector 1..5, not {sector}; correct the profile") from error
         case _:
             return str(application)
+
+
+def _written_as(id: KeyId) -> Key:
+    """How a script names the key of a root: its type, and where a card has it."""
+    kind = next(kind for kind, purpose in (CARD_KEYS | PSAM_KEYS).items() if purpose is id.purpose)
+    sectors = {sector.label: int(sector) for sector in Sector}
+    return id.suite, kind, sectors.get(id.scope) or int(id.scope or 0)
 
 
 def subject(identity: Identity) -> str:

@@ -21,6 +21,7 @@ from cardcore.authority import (
     BlockRequest,
     CardIdentity,
     OverdraftProof,
+    OverdraftRequest,
     PinReloadRequest,
     PinUnblockRequest,
     ProtectedAnswer,
@@ -147,13 +148,17 @@ class CardUpkeep(Guarded):
     def _confirm_overdraft(self, proof: OverdraftProof) -> None:
         asked = proof.request
         covered = _overdraft_covered(proof)
-        key = self._open(asked.identity, KeyPurpose.TAC, asked.purse, asked.key_suite)
+        keys = self._tac_keys(asked)
+        key = keys[0]
         if not self._book.verifying({(0, 0, 0): self._roots[key.id]}):
             self._told(asked.identity, "sunset of a proof", key, "upkeep refused")
             raise RefusedError("sunset", f"{key.id} is of a suite that is verified no more; nothing was confirmed")
         folded = folds_tac_key(asked.key_suite, OVERDRAFT_TYPE, proof.tac_key)
-        tac = key.folded_mac(covered) if folded else key.key.secure_mac(b"", covered)
-        good = hmac.compare_digest(tac, proof.tac)
+        for one in keys:
+            tac = one.folded_mac(covered) if folded else one.key.secure_mac(b"", covered)
+            if good := hmac.compare_digest(tac, proof.tac):
+                key = one
+                break
         use = f"allowance {asked.old_limit_fen} to {asked.limit_fen} fen counter {asked.counter}"
         if not good:
             self._told(asked.identity, f"bad-tac, {use}", key, "upkeep refused")
@@ -164,12 +169,24 @@ class CardUpkeep(Guarded):
             )
         self._told(asked.identity, f"confirm {use}", key)
 
-    def _open(self, identity: Identity, purpose: KeyPurpose, application: int, suite: Suite | None = None) -> "_Key":
+    def _tac_keys(self, asked: OverdraftRequest) -> list["_Key"]:
+        """A card's TAC key in every version that is believed, the newest first: a card tells the version of its
+        overdraft key, and not of this one."""
+        name = KeyId(asked.key_suite, KeyPurpose.TAC, str(asked.purse)).name
+        believed = [id for id, root in self._roots.items() if id.name == name and self._believes(root)]
+        versions = sorted((id.version for id in believed), reverse=True) or [1]
+        return [self._open(asked.identity, KeyPurpose.TAC, asked.purse, asked.key_suite, one) for one in versions]
+
+    def _believes(self, root: RootKey) -> bool:
+        return self._book.register.state_of(root) in VERIFYING
+
+    def _open(
+        self, identity: Identity, purpose: KeyPurpose, application: int, suite: Suite | None = None, version: int = 1
+    ) -> "_Key":
         """A chip's key. Keys 36 to 38 have no version but 01 and are of the chip's suite; a TAC key is of its own."""
-        id = KeyId(identity.suite if suite is None else suite, purpose, str(application))
+        id = KeyId(identity.suite if suite is None else suite, purpose, str(application), version)
         root = self._roots.get(id)
-        state = self._book.register.state_of(root) if root is not None else None
-        if root is None or state not in VERIFYING:
+        if root is None or not self._believes(root):
             raise KeyUseError(f"the store holds no usable key {id}; nothing was made, ask its custodians")
         if isinstance(identity, CardIdentity):
             return _Key(id, card_key(root, identity.issuer, identity.card))

@@ -18,6 +18,7 @@ from cardcore.errors import OnecardError
 from cardcore.profile import Profile, load_profile
 from cardcore.record import Sector, Suite
 from cardcore.script import CardOrder, PsamOrder, psam_steps, steps
+from cardcore.versions import KeyVersions
 from keys.store import open_store
 from onecard.demo.counter_readers import CounterReaders
 from onecard.demo.stage import Stage
@@ -134,11 +135,13 @@ async def _issue_by_reader(
     """Each card in a reader of its own, as at a counter."""
     cards = {blank.name: SoftwareCard.blank(blank.suite, rng=random.Random(blank.seed)) for blank in blanks}
     with closing(Journal(stage.state / FILE_NAME)) as journal:
-        bench = Bench(stage.store.personaliser(), journal, OPERATOR, lambda: moment)
+        personaliser = stage.store.personaliser()
+        versions = personaliser.key_versions()
+        bench = Bench(personaliser, journal, OPERATOR, lambda: moment)
 
         async def one(blank: Blank) -> None:
             async with readers.holding(cards[blank.name]) as channel:
-                scrapped = await bench.personalise(_card_job(blank, channel))
+                scrapped = await bench.personalise(_card_job(blank, channel, versions))
             if scrapped is not None:
                 raise OnecardError(f"{scrapped.chip} was scrapped: {scrapped.reason}")
             advance(1)
@@ -173,17 +176,19 @@ async def _personalise(
     cards = {
         blank.name: SoftwareCard.blank(blank.suite, rng=random.Random(blank.seed)) for blank in tray if not blank.sector
     }
-    jobs = [_psam_job(blank, psams[blank.name]) for blank in tray if blank.sector]
-    jobs += (_card_job(blank, DirectChannel(cards[blank.name])) for blank in tray if not blank.sector)
     with closing(Journal(state / FILE_NAME)) as journal, open_store(state / "keys") as store:
-        bench = Bench(store.personaliser(), journal, OPERATOR, lambda: moment)
+        personaliser = store.personaliser()
+        versions = personaliser.key_versions()
+        jobs = [_psam_job(blank, psams[blank.name], versions) for blank in tray if blank.sector]
+        jobs += (_card_job(blank, DirectChannel(cards[blank.name]), versions) for blank in tray if not blank.sector)
+        bench = Bench(personaliser, journal, OPERATOR, lambda: moment)
         async for result in bench.personalise_all(jobs, at_once=TRAY):
             if not isinstance(result, Job):
                 raise OnecardError(f"{result.chip} was not issued: {result.reason}")
     return cards, psams
 
 
-def _psam_job(blank: Blank, psam: SoftwarePsam) -> Job:
+def _psam_job(blank: Blank, psam: SoftwarePsam, versions: KeyVersions) -> Job:
     number = bytes.fromhex(blank.name)
     order = PsamOrder(
         terminal_number=number,
@@ -191,11 +196,12 @@ def _psam_job(blank: Blank, psam: SoftwarePsam) -> Job:
         sector=Sector[blank.sector.upper()],
         suite=SUITES[blank.suite],
         gate=blank.gate,
+        versions=versions,
     )
-    return Job(order.identity, "psam", psam_steps(order), DirectChannel(psam))
+    return Job(order.identity, "psam", psam_steps(order), DirectChannel(psam), versions=versions)
 
 
-def _card_job(blank: Blank, channel: Channel) -> Job:
+def _card_job(blank: Blank, channel: Channel, versions: KeyVersions) -> Job:
     order = CardOrder(
         issuer=bytes.fromhex(blank.issuer),
         card=bytes.fromhex(blank.name),
@@ -203,8 +209,9 @@ def _card_job(blank: Blank, channel: Channel) -> Job:
         concession=blank.card_class,
         starts=VALID_FROM,
         expires=VALID_TO,
+        versions=versions,
     )
-    return Job(order.identity, blank.profile, steps(profile_of(blank.profile), order), channel)
+    return Job(order.identity, blank.profile, steps(profile_of(blank.profile), order), channel, versions=versions)
 
 
 @cache

@@ -14,6 +14,7 @@ from cardcore.order import CardOrder
 from cardcore.profile import Profile
 from cardcore.record import Suite
 from cardcore.script import steps
+from cardcore.versions import FIRST_VERSIONS, KeyVersions
 from readers.counter.clerk import Clerk, Status
 from readers.counter.words import COME, STAGES, STAY, masked
 from readers.pcsc.batch import Batch, Now, Register, Report, Tally
@@ -51,22 +52,24 @@ class Plan:
         if not 1 <= self.count <= MOST_CARDS:
             raise FormatError(f"a batch has 1 to {MOST_CARDS} cards, not {self.count}")
         for number in (0, self.count - 1):
-            steps(self.profile, self._order(number, self.now.date()))
+            steps(self.profile, self._order(number, self.now.date(), FIRST_VERSIONS))
 
-    def orders(self, journal: Journal) -> list[CardOrder]:
-        """The orders; a card that was begun keeps the day on which it was."""
+    def orders(self, journal: Journal, versions: KeyVersions) -> list[CardOrder]:
+        """The orders, with these versions of keys; a card that was begun keeps its day and its versions."""
         found = []
         for number in range(self.count):
-            order = self._order(number, self.now.date())
+            order = self._order(number, self.now.date(), versions)
             entry = journal.find(chip_name(order.identity))
-            found.append(self._order(number, entry.begun_at.date()) if entry else order)
+            if entry:
+                order = self._order(number, entry.begun_at.date(), KeyVersions.read(entry.versions))
+            found.append(order)
         return found
 
     def job(self, order: CardOrder, channel: Channel, reader: str) -> Job:
         """The job that makes one of them of the blank behind the channel."""
-        return Job(order.identity, self.profile.name, steps(self.profile, order), channel, reader)
+        return Job(order.identity, self.profile.name, steps(self.profile, order), channel, reader, order.versions)
 
-    def _order(self, number: int, starts: date) -> CardOrder:
+    def _order(self, number: int, starts: date, versions: KeyVersions) -> CardOrder:
         if len(self.serial) != _SERIAL_DIGITS or not (self.serial.isascii() and self.serial.isdecimal()):
             raise FormatError(f"a serial has {_SERIAL_DIGITS} digits, not {self.serial!r}")
         return CardOrder(
@@ -76,6 +79,7 @@ class Plan:
             concession=self.concession,
             starts=starts,
             expires=_years_later(starts),
+            versions=versions,
         )
 
 
@@ -93,7 +97,7 @@ class Issuing:
 
     async def one(self, channel: ReaderChannel) -> Status:
         """Make the only card of the plan of the blank in the reader."""
-        [order] = self.plan.orders(self.journal)
+        [order] = self.plan.orders(self.journal, self.authority.key_versions())
         entry = self.journal.find(chip_name(order.identity))
         if entry is not None and entry.progress is not Progress.RUNNING:
             issued = entry.progress is Progress.ISSUED
@@ -105,7 +109,7 @@ class Issuing:
     async def many(self, readers: Sequence[str], trace: Trace | None) -> Status:
         """Make the cards of the plan on all these readers at once, as blanks come."""
         self.clerk.tell(f"{COME}: {', '.join(readers)}")
-        orders = self.plan.orders(self.journal)
+        orders = self.plan.orders(self.journal, self.authority.key_versions())
         batch = Batch(self._bench(), self.journal, orders, self.plan.job, self._report, self.register)
         async with AsyncExitStack() as stack:
             presence = await stack.enter_async_context(Presence())

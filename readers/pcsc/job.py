@@ -10,6 +10,7 @@ from cardcore.card_map import Sfi
 from cardcore.commands import CreateDf, ExternalAuthenticate, GetChallenge, Select, UpdateBinary
 from cardcore.errors import CardError
 from cardcore.step import CompareSecured, Plain, Secured, Stage, Step, WriteKeyAct
+from cardcore.versions import FIRST_VERSIONS, KeyVersions
 from readers.pcsc.channel import Channel
 from readers.pcsc.journal import Entry
 
@@ -30,6 +31,8 @@ class Job:
     steps: Sequence[Step]
     channel: Channel
     reader: str = "in-process"
+    # Of its keys, as in its order: what was begun with some versions ends with them.
+    versions: KeyVersions = FIRST_VERSIONS
 
     @property
     def chip(self) -> str:

@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS stage (
     chip TEXT NOT NULL REFERENCES chip, stage TEXT NOT NULL, steps TEXT NOT NULL, ended_at TEXT NOT NULL,
     PRIMARY KEY (chip, stage)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS key_versions (chip TEXT PRIMARY KEY REFERENCES chip, told TEXT NOT NULL) STRICT;
 """
 _CHIP = """
 INSERT INTO chip VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (chip) DO UPDATE SET
@@ -41,7 +42,8 @@ class Progress(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the journal knows of one chip: `script` is the digest of its script, `done` are the stages that ended."""
+    """What the journal knows of one chip: `script` is the digest of its script, `done` are the stages that ended,
+    `versions` the text of its keys' versions (`cardcore.versions`)."""
 
     chip: str
     script: str
@@ -52,6 +54,7 @@ class Entry:
     reason: str
     begun_at: datetime
     done: frozenset[Stage]
+    versions: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class Line:
     reason: str = ""
     stage: Stage | None = None
     steps: Sequence[StepReport] = ()
+    versions: str = ""
 
     @property
     def _told(self) -> str:
@@ -113,15 +117,17 @@ class Journal:
     def find(self, chip: str) -> Entry | None:
         """What is known of a chip (`card <serial>` or `PSAM <terminal number>`, hex)."""
         row = self._reading.execute(
-            "SELECT script, profile, reader, operator, progress, reason, begun_at FROM chip WHERE chip = ?", (chip,)
+            "SELECT script, profile, reader, operator, progress, reason, begun_at, coalesce(told, '') "
+            "FROM chip LEFT JOIN key_versions USING (chip) WHERE chip = ?",
+            (chip,),
         ).fetchone()
         if row is None:
             return None
-        script, profile, reader, operator, progress, reason, begun_at = row
+        script, profile, reader, operator, progress, reason, begun_at, versions = row
         stages = self._reading.execute("SELECT stage FROM stage WHERE chip = ?", (chip,))
         done = frozenset(Stage(name) for (name,) in stages)
         begun = datetime.fromisoformat(begun_at)
-        return Entry(chip, script, profile, reader, operator, Progress(progress), reason, begun, done)
+        return Entry(chip, script, profile, reader, operator, Progress(progress), reason, begun, done, versions)
 
     def stock(self) -> dict[Progress, int]:
         """Chips by progress: what went in = issued + scrapped + still running."""
@@ -157,6 +163,8 @@ class Journal:
         try:
             with committed(self._database):
                 self._database.executemany(_CHIP, [line.chip_row for line in lines])
+                told = [(line.chip, line.versions) for line in lines if line.versions]
+                self._database.executemany("INSERT OR IGNORE INTO key_versions VALUES (?, ?)", told)
                 ended = [row for line in lines for row in line.stage_rows]
                 self._database.executemany("INSERT OR REPLACE INTO stage VALUES (?, ?, ?, ?)", ended)
         except SetupError as error:

@@ -142,5 +142,6 @@ class Bench:
             reason=reason,
             stage=stage,
             steps=steps,
+            versions=job.versions.text,
         )
         await self._journal.write(line)

@@ -169,6 +169,7 @@ class StageRun:
                 date=date,
                 time=time,
                 session_key=act.session_key,
+                key_version=opened.key_version,
             )
         )
         self._waiting.append((step, UpdateOverdraft(act.limit_fen, date, time, mac2).apdu()))
