@@ -5,17 +5,16 @@ once a chip, before its first answer; the uses that follow are counted and writt
 """
 
 import asyncio
-import hmac
 from collections import OrderedDict
 from collections.abc import Iterable
 from threading import Lock
 
 from cardcore.authority import CardIdentity, KeyStep, OverdraftRequest, PsamIdentity, Under
-from cardcore.cryptogram import overdraft_mac1_input, overdraft_mac2_input
 from cardcore.errors import FormatError, KeyUseError, RefusedError
 from cardcore.record import Sector, Suite
 from cardcore.versions import Key, KeyVersions
-from keys.engine.root import RootKey, of_purpose
+from keys import allowances
+from keys.engine.root import RootKey, card_key, of_purpose
 from keys.engine.suites import SuiteKey
 from keys.guarded import Guarded
 from keys.purposes import AUTHORISING, CITY_CARD, MAKING, KeyId, KeyPurpose, KeyState
@@ -118,19 +117,21 @@ class Personaliser(Guarded):
             return head + content + guard.secure_mac(challenge, head + content)
 
     async def set_overdraft(self, request: OverdraftRequest) -> bytes:
-        """MAC2 (4 bytes) for UPDATE OVERDRAW LIMIT; raises RefusedError('bad-mac1') and then nothing was changed."""
-        await self._take_up(request.identity, f"overdraft {request.purse} {request.limit_fen} fen")
+        """MAC2 (4 bytes) for UPDATE OVERDRAW LIMIT, once it is in the audit. Raises RefusedError('bad-mac1'),
+        KeyUseError, FormatError; then nothing was changed."""
+        allowances.check(request)
+        await self._take_up(request.identity, f"overdraft {request.purse}")
         root = self._root(KeyId(request.key_suite, KeyPurpose.OVERDRAFT, str(request.purse), request.key_version))
-        card = root.card(request.identity.issuer, request.identity.card)
-        session = card.load_session(request.random, request.counter, request.session_key)
-        number = request.terminal_number
-        covered = overdraft_mac1_input(request.raw_balance_fen, request.old_limit_fen, number)
-        if not hmac.compare_digest(session.mac4(covered), request.mac1):
+        mac2 = allowances.answer(root, request)
+        act, said = ("allowance", "") if mac2 else ("allowance refused", "bad-mac1, ")
+        row = (act, subject(request.identity), said + allowances.told(request))
+        await asyncio.to_thread(self._state.record, [row])
+        if mac2 is None:
             raise RefusedError(
                 "bad-mac1",
                 f"MAC1 of card {request.identity.card.hex()} is wrong; its allowance is unchanged, try again",
             )
-        return session.mac4(overdraft_mac2_input(request.limit_fen, number, request.date, request.time))
+        return mac2
 
     async def _take_up(self, identity: Identity, use: str) -> None:
         """Write down that a chip is taken up before the first answer for it; afterwards only count."""
@@ -182,7 +183,9 @@ class Personaliser(Guarded):
         if purpose is KeyPurpose.TRANSPORT:
             return root.undiversified()
         if isinstance(identity, CardIdentity):
-            return root.card(identity.issuer, identity.card)
+            return card_key(root, identity.issuer, identity.card)
+        if len(identity.terminal_number) != 6:
+            raise FormatError("a PSAM has a terminal number of 6 bytes; nothing was made")
         return root.undiversified() if purpose in PSAM_ROOTS else root.psam(identity.terminal_number)
 
     def _root(self, id: KeyId) -> RootKey:

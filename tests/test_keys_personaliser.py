@@ -198,7 +198,7 @@ async def test_steps_that_are_no_write_key_are_refused(personaliser: Personalise
 
 
 @pytest.mark.parametrize("suite", Suite)
-async def test_overdraft(suite: Suite, personaliser: Personaliser) -> None:
+async def test_overdraft(suite: Suite, personaliser: Personaliser, store: EmbeddedStore) -> None:
     date, time = bytes.fromhex("20260302"), bytes.fromhex("160005")
     block, size = reference.BLOCK[suite]
     session = block(card_key(suite, "OVERDRAFT/1"), reference.pad(CHALLENGE + b"\x00\x07", size))
@@ -209,6 +209,43 @@ async def test_overdraft(suite: Suite, personaliser: Personaliser) -> None:
     with pytest.raises(RefusedError) as refusal:
         await personaliser.set_overdraft(replace(request, old_limit_fen=101))
     assert refusal.value.code == "bad-mac1"
+    who = f"card {reference.CARD.hex()}"
+    by = f"to 800 fen, counter 7, terminal number {TERMINAL.hex()}, key {suite.name} v1"
+    assert [row[2:] for row in store.audit() if row[2].startswith("allowance")] == [
+        ("allowance", who, f"purse 1, 100 {by}"),
+        ("allowance refused", who, f"bad-mac1, purse 1, 101 {by}"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "bent",
+    [
+        {"date": b"ATTACKER CHOSEN TEXT"}, {"date": b"", "time": b""}, {"date": b"\x20\x26\xab\x02"},
+        {"time": b"\x99" * 3},
+        {"limit_fen": 2**24}, {"limit_fen": -1}, {"old_limit_fen": -1}, {"counter": 2**16}, {"terminal_number": b"5"},
+        {"random": b""}, {"mac1": b""}, {"raw_balance_fen": 2**32}, {"raw_balance_fen": 0, "limit_fen": 0},
+    ],
+)  # fmt: skip
+async def test_an_allowance_covers_no_chosen_text(
+    bent: dict[str, object], personaliser: Personaliser, store: EmbeddedStore
+) -> None:
+    """Whatever MAC1 says, only what a card can have opened reaches the key."""
+    date, time = bytes.fromhex("20260302"), bytes.fromhex("160005")
+    good = OverdraftRequest(card(Suite.SM4), TERMINAL, 1, Suite.SM4, 800, 100, 500, 7, CHALLENGE, bytes(4), date, time)
+    before = store.audit()
+    with pytest.raises(FormatError):
+        await personaliser.set_overdraft(replace(good, **bent))  # type: ignore[arg-type]
+    assert store.audit() == before
+
+
+async def test_a_chip_of_other_widths_has_no_keys(personaliser: Personaliser) -> None:
+    for chip in (
+        CardIdentity(reference.ISSUER[:2], reference.CARD, Suite.SM4),
+        CardIdentity(reference.ISSUER, reference.CARD[:4], Suite.SM4),
+        PsamIdentity(TERMINAL[:5], Suite.SM4),
+    ):
+        with pytest.raises(FormatError):
+            await personaliser.authenticate(chip, 0, Under.CONTROL, CHALLENGE)
 
 
 async def test_every_use_is_in_the_audit(store: EmbeddedStore, tmp_path: Path) -> None:
