@@ -1,7 +1,8 @@
 """The personaliser: the key-dependent parts of making a card or a PSAM (docs/card.md).
 
 A step takes some tens of microseconds: the keys that guard the chips at hand stay open, and the audit is committed
-once a chip, before its first answer; the uses that follow are counted and written with the next row.
+before a chip's first answer and before its last; the uses between are counted, and written before they are many
+(`keys.uses`).
 """
 
 import asyncio
@@ -104,7 +105,10 @@ class Personaliser(Guarded):
             guard = self._guard(identity, step.under, step.guard)
             enciphered = guard.encipher(content)
             head = bytes((0x84, 0xD4, step.p1, step.id, len(enciphered) + MAC_BYTES))
-            return head + enciphered + guard.secure_mac(challenge, head + enciphered)
+            command = head + enciphered + guard.secure_mac(challenge, head + enciphered)
+        if step.p1 == step.type and not step.application:
+            await asyncio.to_thread(self._state.record, [("personalise", subject(identity), "control key replaced")])
+        return command
 
     async def secure(self, identity: Identity, application: int, command: bytes, challenge: bytes) -> bytes:
         """The file command with CLA x4, Lc + 4 and a MAC by the application's key 36. Raises KeyUseError,
@@ -134,13 +138,16 @@ class Personaliser(Guarded):
         return mac2
 
     async def _take_up(self, identity: Identity, use: str) -> None:
-        """Write down that a chip is taken up before the first answer for it; afterwards only count."""
+        """Write down that a chip is taken up before the first answer for it; afterwards count, as long as what was
+        counted can still be written down."""
         if identity not in self._guards:
             await asyncio.to_thread(self._state.record, [("personalise", subject(identity), "taken up")])
             with self._lock:
                 self._guards.setdefault(identity, {})
                 while len(self._guards) > _CHIPS:
                     self._guards.popitem(last=False)
+        elif self._state.overdue():
+            await asyncio.to_thread(self._state.record, ())
         self._state.count(subject(identity), use)
 
     def _guard(self, identity: Identity, under: Under, application: int) -> SuiteKey:

@@ -7,7 +7,6 @@ triggers refuse it, the chain of their seals shows it (`keys.chain`).
 
 import json
 import sqlite3
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +22,7 @@ from keys.proof import sm3
 from keys.refusals import BROKEN, changed, told, unreadable
 from keys.schema import FORM, SCHEMA
 from keys.spending import Quota, Spending
+from keys.uses import Uses
 
 # What the head digests: who the keys are, what they may do, who may say so. Loads and audit have marks of their own.
 _REGISTER = ("store", "block", "life", "rule", "custodian", "approval")
@@ -52,13 +52,14 @@ class StateFile:
         self.path = path
         self.anchor = anchor
         self._lock = RLock()
-        self._uses: Counter[tuple[str, str]] = Counter()
+        self._uses = Uses()
         self._open = True
         self._chain = Chain()
         self._written = Head()
         self._changes = 0
         self._edition = (0, -1)
         self._spendings = Convoy(self._spend_all)
+        self._records = Convoy(self._record_all)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
         try:
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
@@ -88,7 +89,7 @@ class StateFile:
                 self._open = False
                 try:
                     if self._uses:
-                        self.record(())
+                        self._record_all([()])
                 finally:
                     self._db.close()
 
@@ -181,18 +182,34 @@ class StateFile:
         return self._read(f"SELECT * FROM {table} ORDER BY 1, 2")  # noqa: S608 - one of our own table names
 
     def count(self, subject: str, use: str) -> None:
-        """Count one use of a key; it is written down with the next row."""
+        """Count one use of a key; it is written down with the next row, which `overdue` says has to come first."""
         with self._lock:
             if not self._open:
                 raise KeyUseError(f"the key store is closed: {use} for {subject} was refused; open the store again")
-            self._uses[subject, use] += 1
+            self._uses.add(subject, use, self.clock.now())
+
+    def overdue(self) -> bool:
+        """Whether the uses counted so far have to be written down before another answer (`keys.uses`)."""
+        with self._lock:
+            return self._uses.overdue(self.clock.now())
 
     def record(self, rows: Sequence[AuditRow]) -> None:
-        """Commit rows of audit (act, subject, detail) and all the uses counted so far."""
-        with self._transaction() as head:
-            for row in rows:
-                head = self._audit(head, *row)
-            self._write_head(self._write_uses(head))
+        """Commit rows of audit (act, subject, detail) and all the uses counted so far; who waits meanwhile comes
+        along."""
+        self._records.ask(rows)
+
+    def _record_all(self, asked: Sequence[Sequence[AuditRow]]) -> list[bool]:
+        # Under the lock until the end: what is counted meanwhile belongs to the next row.
+        with self._lock:
+            with self._transaction() as head:
+                for rows in asked:
+                    for row in rows:
+                        head = self._audit(head, *row)
+                for subject, uses in self._uses.rows():
+                    head = self._audit(head, "used", subject, uses)
+                self._write_head(head)
+            self._uses.clear()
+        return [True] * len(asked)
 
     def spend(self, spending: Spending, limits: Mapping[str, Quota]) -> Spending:
         """Take one load out of every quota of its date and write it down, before anybody gets its MAC2. Loads that wait
@@ -291,15 +308,6 @@ class StateFile:
         seal = link(head.seal, number, at, act, subject, detail)
         self._db.execute("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?)", (number, at, act, subject, detail, seal))
         return replace(head, number=number, seal=seal)
-
-    def _write_uses(self, head: Head) -> Head:
-        by_subject: dict[str, list[str]] = {}
-        for (subject, use), times in self._uses.items():
-            by_subject.setdefault(subject, []).append(f"{use} ×{times}")
-        for subject, uses in by_subject.items():
-            head = self._audit(head, "used", subject, ", ".join(uses))
-        self._uses.clear()
-        return head
 
     def _head(self) -> Head:
         """The head, checked against its mark and the last row of audit."""

@@ -1,5 +1,6 @@
 """The personaliser, read back as a card would: decipher, check the MAC, compare the key."""
 
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,9 @@ from keys.authority import Authority
 from keys.ceremony import TEST_TRANSPORT_KEY, test_ceremony
 from keys.personaliser import Personaliser
 from keys.store import EmbeddedStore, open_store
+from keys.uses import MOST_USES
 from tests import test_keys_reference as reference
+from tests.custody_side import Moment
 from tests.test_keys_loads import COMPONENTS, QUOTAS, Noon, asked, root
 
 CHALLENGE = b"\xc0\xff\xee\x01"
@@ -281,3 +284,52 @@ async def test_the_authority_is_both_handles(store: EmbeddedStore) -> None:
     )
     assert len(await authority.authenticate(card(Suite.SM4), 0, Under.TRANSPORT, CHALLENGE)) == 16
     assert len((await authority.authorise_load(asked())).mac2) == 4
+
+
+async def write(personaliser: Personaliser, kind: int = 0x3F, application: int = 1) -> bytes:
+    p1, under = (0x01, Under.CONTROL) if application else (kind, Under.TRANSPORT)
+    step = KeyStep(application, kind, 0x11, Suite.SM4, under, bytes((kind, 0xF0, 0x02, 1, 4)), p1=p1, guard=application)
+    return await personaliser.write_key(card(Suite.SM4), step, CHALLENGE)
+
+
+@pytest.mark.parametrize("clock", [True, False], ids=["by time", "by number"])
+async def test_answers_stop_when_the_audit_cannot_be_written(clock: bool, tmp_path: Path) -> None:
+    """Uses that are only counted are few and young, or there is no further answer; with the file free, it goes on."""
+    moment = Moment()
+    with open_store(tmp_path / "blocked", clock=moment) as store:
+        test_ceremony(store, COMPONENTS)
+        personaliser = store.personaliser()
+        await write(personaliser)
+        store.book.state._db.execute("PRAGMA busy_timeout = 20")
+        other = sqlite3.connect(store.book.state.path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        answered = 1
+        if clock:
+            await write(personaliser)
+            moment.pass_(seconds=5)
+        with pytest.raises(KeyUseError, match="cannot write down"):
+            for _ in range(10_000):
+                await write(personaliser)
+                answered += 1
+        assert answered == (1 if clock else MOST_USES)
+        with pytest.raises(KeyUseError, match="cannot write down"):
+            await write(personaliser)
+        other.execute("ROLLBACK")
+        other.close()
+        await write(personaliser)
+        assert store.audit()[-1][2:] == (
+            "used",
+            f"card {reference.CARD.hex()}",
+            f"write 1:3F.11 SM4 ×{2 if clock else MOST_USES}",
+        )
+
+
+async def test_a_kill_takes_nothing_of_a_finished_chip(store: EmbeddedStore) -> None:
+    """The last key of a chip is answered once everything before it is on the disk."""
+    personaliser = store.personaliser()
+    for _ in range(3):
+        await write(personaliser)
+    await write(personaliser, 0x39, 0)
+    with sqlite3.connect(store.book.state.path) as disk:
+        rows = disk.execute("SELECT act, detail FROM audit ORDER BY id DESC LIMIT 2").fetchall()
+    assert rows == [("used", "write 1:3F.11 SM4 ×3, write 0:39.11 SM4 ×1"), ("personalise", "control key replaced")]
