@@ -15,11 +15,11 @@ from clearing.municipal.encoding import encoding_of, lines_of, text_of
 from clearing.municipal.importer import ImportReport, import_taps
 from clearing.municipal.rows import COLUMNS, Layout, card_id
 from clearing.store.connect import connect_pool
+from clearing.store.launcher import Server
 from clearing.verify import verify
-from tests.clearing_side import D1, D2, ClearingSide, StoppedClock, at, clearing_side
+from tests.clearing_side import D1, D2, ClearingSide, clearing_side
+from tests.municipal_side import CLOCK, HEADER, new_city
 
-HEADER = ",".join(COLUMNS)
-CLOCK = StoppedClock(at("03-03 03:00"))
 BUS_RIDE = "2026-03-02 08:00:00,2026-03-02 00:00:00,AAABBBCCC,200,巴士,东风巴士,京A12345,12(总站),0,160,227000021"
 FREE_RIDE = "2026-03-02 09:00:00,2026-03-02 00:00:00,AAABBBCCD,200,巴士,东风巴士,京A12345,12(总站),0,0,227000021"
 ENTRY = "2026-03-02 08:10:00,2026-03-02 00:00:00,AAABBBCCE,0,地铁入站,地铁一号线,IGT-101,东门,0,0,263032105"
@@ -138,20 +138,16 @@ async def test_unknown_company_is_kept_and_taken_up_when_known(database: str, tm
         assert [tuple(row) for row in states] == [("accepted", 1)]
 
 
-async def test_whatever_order_the_rows_come_in(database: str, tmp_path: Path) -> None:
+async def test_whatever_order_the_rows_come_in(postgres: Server, migrated: str, tmp_path: Path) -> None:
     seen: set[tuple[str, str]] = set()
     rows = [*GOOD, BUS_RIDE, *SPOILT.values()]
-    async with clearing_side(database) as side:
-        for seed in range(4):
-            random.Random(seed).shuffle(rows)
-            cut = seed * 3
-            await side.pool.execute("TRUNCATE import_row, import_file")
-            await side.pool.execute("ALTER TABLE posting DISABLE TRIGGER USER")
-            await side.pool.execute("ALTER TABLE journal DISABLE TRIGGER USER")
-            await side.pool.execute("TRUNCATE posting, journal")
-            for at_, part in enumerate((rows[:cut], rows[cut:])):
-                await take(side, write(tmp_path / f"{seed}-{at_}.csv", *part))
-            seen.add(await digests(side))
+    for seed in range(4):
+        random.Random(seed).shuffle(rows)
+        cut = seed * 3
+        async with new_city(postgres, migrated, tmp_path) as city:
+            await city.take(*rows[:cut])
+            await city.take(*rows[cut:])
+            seen.add(await city.digests())
     assert len(seen) == 1
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from cardcore.errors import RefusedError
 from clearing.clock import Clock
 from clearing.ledger import accounts
+from clearing.municipal.companies import name_of, parties_of
 from clearing.municipal.encoding import digest_of, encoding_of, lines_of, text_of
 from clearing.municipal.rows import SCHEME, Layout, Tap
 from clearing.rating.policies import Policies
@@ -96,7 +97,7 @@ async def import_taps(pool: Pool, path: Path, clock: Clock, *, register_companie
                 await desk.register({tap.company for tap in chunk if not tap.code})
             await desk.take(chunk, report)
         await rows.finish(connection, digest, report.lines)
-        report.registered = tuple(desk.registered)
+        report.registered = tuple(sorted(desk.registered))
         names = {operator: company for company, operator in desk.companies.items()}
         report.operators = [
             OperatorFigures(
@@ -133,7 +134,7 @@ def _companies(policies: Policies, on: date, register: bool) -> dict[str, int]:
             "Nothing was imported. Take a registry file with that policy, or let --register-companies make it.",
         )
     named = policy.value.get("operators")
-    return {str(name): int(party) for name, party in named.items()} if isinstance(named, dict) else {}
+    return {name_of(name): int(party) for name, party in named.items()} if isinstance(named, dict) else {}
 
 
 class _Desk:
@@ -149,7 +150,12 @@ class _Desk:
         """Parties for companies that the policy does not name, and a version of the policy that does."""
         new = sorted(names - set(self.companies))
         if new:
-            self.companies |= await rows.register_companies(self._connection, new)
+            known = await rows.operators(self._connection)
+            parties = parties_of(SCHEME, new, known)
+            await rows.put_operators(
+                self._connection, {party: name for name, party in parties.items() if party not in known}
+            )
+            self.companies |= parties
             self.registered += new
             value = json.dumps({"cryptogram": False, "operators": self.companies}, ensure_ascii=False)
             await rows.put_source_policy(self._connection, SCHEME, self._open_day, value)

@@ -10,6 +10,7 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
 
+from clearing.municipal.companies import name_of
 from keys.proof import sm3
 
 SCHEME = "municipal-taps"
@@ -132,7 +133,7 @@ def _judge(number: int, fields: dict[str, str], text: str, flaw: str) -> Tap:
         text=text,
         code=code,
         ride=tap_type in RIDES,
-        company=fields["company_name"],
+        company=name_of(fields["company_name"]),
         full_fare_fen=full_fare_fen,
         charged_fen=charged_fen,
         moment=moment,

@@ -59,6 +59,8 @@ def _digits(serial: bytes) -> bytes:
 
 
 PartyId = Annotated[int, Field(ge=1, le=65535)]
+# Companies of an imported source are parties too, numbered from 2^40 on (docs/registry.md); no record names them.
+AnyPartyId = Annotated[int, Field(ge=1, lt=2**41)]
 IssuerCode = Annotated[bytes, hex_bytes(4)]
 CardSerial = Annotated[bytes, hex_bytes(10), AfterValidator(_digits)]
 SectorName = Annotated[Sector, BeforeValidator(_sector)]
@@ -208,7 +210,7 @@ class CeilingsValue(PolicyValue):
 class Source(PolicyValue):
     policy = "source"
     cryptogram: bool
-    operators: dict[str, PartyId]
+    operators: dict[str, AnyPartyId]
 
 
 AnyValue = PolicyValue | Concession
@@ -249,7 +251,7 @@ class RegistryDocument(Row):
 class DeclaredTotal(Row):
     """What an operator says of its day: records and fen by origin date."""
 
-    operator: PartyId
+    operator: AnyPartyId
     sector: SectorName
     date: Annotated[date, Field(strict=False)]
     count: Annotated[int, Field(ge=0)]

@@ -1,6 +1,6 @@
 """SQL of the import: rows once only, their rides as postings, figures per operator."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 
 import asyncpg
@@ -115,21 +115,14 @@ async def post(
     )
 
 
-async def register_companies(connection: asyncpg.Connection, names: Sequence[str]) -> dict[str, int]:
-    """A party of kind operator for each name: one of that name if there is one, else a new one from 60001 on."""
-    rows = await ask.rows(
-        connection,
-        "SELECT name, min(id) AS id FROM party WHERE kind = 'operator' AND name = ANY($1) GROUP BY name",
-        names,
-    )
-    known: dict[str, int] = {row["name"]: row["id"] for row in rows}
-    highest: int = await connection.fetchval("SELECT greatest(max(id), 60000) FROM party")
-    new = {name: highest + at for at, name in enumerate((name for name in names if name not in known), 1)}
-    await connection.executemany(
-        "INSERT INTO party (id, kind, name) VALUES ($1, 'operator', $2)",
-        [(number, name) for name, number in new.items()],
-    )
-    return known | new
+async def operators(connection: asyncpg.Connection) -> dict[int, str]:
+    """Every party of kind operator: its name by its number."""
+    return dict(await connection.fetch("SELECT id, name FROM party WHERE kind = 'operator'"))
+
+
+async def put_operators(connection: asyncpg.Connection, names: Mapping[int, str]) -> None:
+    """New parties of kind operator: name by number."""
+    await connection.executemany("INSERT INTO party (id, kind, name) VALUES ($1, 'operator', $2)", names.items())
 
 
 async def put_source_policy(connection: asyncpg.Connection, scheme: str, day: date, value: str) -> None:

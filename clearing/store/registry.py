@@ -27,7 +27,7 @@ TABLES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
         {"issuer": "bytea", "profile": "text", "suite": "smallint", "class": "smallint", "generation": "smallint"},
     ),
     "declared_total": (
-        {"operator": "integer", "sector": "smallint", "date": "date"},
+        {"operator": "bigint", "sector": "smallint", "date": "date"},
         {"count": "bigint", "fen": "bigint"},
     ),
 }
