@@ -4,12 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 
+from clearing import kept
 from clearing.close.command import examine, judged_steps, put_targets
 from clearing.close.gaps import Evidence, Step
 from clearing.rating.reading import calendar_of, read_policies
 from clearing.settlement.netting import net
 from clearing.settlement.reading import read_movements
 from clearing.store import books as book_rows
+from clearing.store import kept as kept_rows
 from clearing.store import purses as purse_rows
 from clearing.store import verify as rows
 from clearing.store.types import Connection, Pool, StoredRow
@@ -34,6 +36,12 @@ AGAIN = {
     "replace": "rule 18 a replaced card's value is on its way once",
 }
 
+UPLOADS = {
+    "R4 every upload is kept once, and nothing else": kept_rows.UPLOADS,
+    "R4 answers are what became of the records": kept_rows.ANSWERS,
+    "R5 columns are what the bytes say": kept_rows.COLUMNS,
+}
+
 
 async def verify(pool: Pool) -> list[Check]:
     """Every check, in one reading transaction that leaves nothing behind. Raises RefusedError('no-cut-off') on an empty
@@ -56,11 +64,17 @@ async def _verify(connection: Connection) -> list[Check]:
     judged = judged_steps(await examine(connection, policies))
     days = await book_rows.closed_dates(connection)
     loads = await purse_rows.unproven_loads(connection)
-    await put_targets(connection, judged, loads, calendar_of(policies), max(days, default=date.min))
+    calendar = calendar_of(policies)
+    await put_targets(connection, judged, loads, calendar, max(days, default=date.min))
     await rows.lay_out(connection)
     checks = [_check(name, await rows.examine(connection, text)) for name, text in rows.CHECKS.items()]
     checks += [_check(AGAIN[rule], await rows.examine(connection, text)) for rule, text in rows.AGAIN.items()]
     checks.append(_check("F3 loads − spends = value on the card", await rows.examine(connection, rows.SHADOW)))
+    checks.append(_told("R4 bodies are what was acknowledged", *await kept.unlike_their_header(connection)))
+    checks += [_check(name, await rows.examine(connection, text)) for name, text in UPLOADS.items()]
+    of_bytes = await kept.unlike_their_bytes(connection, calendar)
+    of_text = await kept.unlike_their_text(connection, calendar)
+    checks.append(_told("R5 moments and identities follow", of_bytes[0] + of_text[0], of_bytes[1] + of_text[1]))
     checks.append(await _cases(connection, judged))
     checks.append(await _nets(connection))
     checks.append(_roots("rule 21 Merkle roots of intake", await rows.intake_leaves(connection)))

@@ -4,6 +4,7 @@ own.
 
 import hashlib
 import json
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -90,7 +91,7 @@ class ClearingSide:
         post = max(origin, self.open_day)
         key = proof_key(record)
         async with self.pool.acquire() as connection, connection.transaction():
-            batch = await self._batch(connection, record)
+            batch = await self._batch(connection, record, state)
             await connection.execute(
                 f"INSERT INTO fact VALUES ({', '.join(f'${n}' for n in range(1, 24))})",  # noqa: S608
                 record.card, key, record.kind, record.purse, record.generation, record.counter, record.amount_fen,
@@ -116,21 +117,20 @@ class ClearingSide:
                     record.card, record.purse, record.counter,
                 )  # fmt: skip
 
-    async def _batch(self, connection: asyncpg.Connection, record: TapRecord) -> int:
-        answer = {
-            "accepted": 1,
-            "duplicate": 0,
-            "suspended": 0,
-            "pending": 0,
-            "memo": 0,
-            "conflict": 0,
-            "quarantined": [],
-        }
+    async def _batch(self, connection: asyncpg.Connection, record: TapRecord, state: str) -> int:
+        """The body of one record as a terminal would send it (docs/wire.md), answered with what became of it."""
+        body = b"OCB1" + struct.pack(">IHHIIQ4x", record.terminal, record.epoch, 1, record.sequence, record.sequence,
+                                     record.amount_fen) + record.encode()  # fmt: skip
+        counted = dict.fromkeys(("accepted", "duplicate", "suspended", "pending", "memo", "conflict"), 0)
+        counted |= {{"pending_issuer": "pending"}.get(state, state): 1} if state != "quarantined" else {}
+        refused = [{"seq": record.sequence, "code": ""}] if state == "quarantined" else []
         batch: int = await connection.fetchval(
             """INSERT INTO batch (terminal, n, epoch, first_seq, last_seq, count, digest, media, body, answer,
                 received_at)
-               VALUES ($1, (SELECT count(*) FROM batch), $2, $3, $3, 1, $4, '', '', $5, now()) RETURNING batch_id""",
-            record.terminal, record.epoch, record.sequence, b"", json.dumps(answer),
+               VALUES ($1, (SELECT count(*) FROM batch), $2, $3, $3, 1, $4, 'application/vnd.onecard.batch', $5, $6,
+                now()) RETURNING batch_id""",
+            record.terminal, record.epoch, record.sequence, sm3(body), body,
+            json.dumps(counted | {"quarantined": refused}),
         )  # fmt: skip
         return batch
 
@@ -145,7 +145,7 @@ class ClearingSide:
             "WHERE batch_id = $1 RETURNING journal_id",
             batch,
         )
-        root = hashlib.new("sm3", b"\0" + key).digest()
+        root = sm3(b"\0" + key)
         await connection.execute(
             """INSERT INTO posting (journal_id, ledger, account, class, rule, version, business_date, origin_date,
                 count,
@@ -160,10 +160,10 @@ class ClearingSide:
         sector, operator = WHERE[record.terminal]
         origin = (moment.astimezone(ZONE) - timedelta(hours=2)).date()
         async with self.pool.acquire() as connection, connection.transaction():
-            batch = await self._batch(connection, record)
+            batch = await self._batch(connection, record, state)
             await connection.execute(
                 f"INSERT INTO exhibit VALUES ({', '.join(f'${n}' for n in range(1, 24))})",  # noqa: S608
-                record.card, hashlib.new("sm3", record.encode()).digest(), state, code, proof_key(record), record.kind,
+                record.card, sm3(record.encode()), state, code, proof_key(record), record.kind,
                 record.purse, record.generation, record.counter, record.amount_fen, moment, origin, max(origin,
                 self.open_day),
                 sector, operator, record.terminal, record.epoch, record.sequence, sealed, batch, moment, None,
@@ -192,7 +192,9 @@ class ClearingSide:
         return record
 
     async def adopt(self, record: TapRecord, sealed: TapRecord) -> None:
-        """A sealed copy lends its claims to an unsealed record that is stored."""
+        """A sealed copy comes in, is kept as a conflict, and lends its claims to the unsealed record that is stored."""
+        moment = await self.pool.fetchval("SELECT instant FROM fact WHERE proof_key = $1", proof_key(record))
+        await self.exhibit(sealed, moment, "conflict", "conflict")
         await self.pool.execute(
             "INSERT INTO record_event VALUES ($1, $2, 'adopted', $3, $4)",
             record.card, proof_key(record), self.open_day, sealed.encode(),
@@ -229,8 +231,12 @@ class ClearingSide:
         }
 
 
+def sm3(message: bytes) -> bytes:
+    return hashlib.new("sm3", message).digest()
+
+
 def proof_key(record: TapRecord) -> bytes:
-    return hashlib.new("sm3", proof_input(record)).digest()[:16]
+    return sm3(proof_input(record))[:16]
 
 
 def subject(record: TapRecord) -> str:

@@ -122,9 +122,9 @@ async def test_files_of_a_day(database: str, tmp_path: Path) -> None:
         )
         assert sum(line["debit_fen"] - line["credit_fen"] for line in postings) == 0
         assert {line["state"]: (line["count"], line["fen"]) for line in lines if "state" in line} == {
-            "accepted": (14, 9350), "disputed": (2, 400), "suspended": (1, 30),
+            "accepted": (14, 9350), "conflict": (1, 100), "disputed": (2, 400), "suspended": (1, 30),
         }  # fmt: skip
-        assert len(lines) == len(books.lines) + 3
+        assert len(lines) == len(books.lines) + 4
         cases = [json.loads(line) for line in (tmp_path / "cases.jsonl").read_text().splitlines()]
         assert [(case["kind"], case["subject"]) for case in cases] == sorted(
             (case["kind"], case["subject"]) for case in cases

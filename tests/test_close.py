@@ -108,7 +108,7 @@ async def test_adoption_takes_every_claim_of_the_sealed_copy(house: ClearingSide
     await house.close()
     cases = await house.cases()
     assert cases["concession", subject(sealed)] == (0, D1, None, None, "operator")
-    assert {kind for kind, _ in cases} == {"concession", "fare", "missing-entry"}
+    assert {kind for kind, _ in cases} == {"concession", "conflict", "fare", "missing-entry"}
     assert cases["fare", subject(shop)][0] == 170
     assert cases["fare", subject(sealed)][0] == 200
     assert [check for check in await verify(house.pool) if not check.ok] == []
@@ -272,7 +272,7 @@ async def test_a_record_of_a_retried_load_stands_for_the_order_that_intake_confi
     await house.load(A, 0, 500, 0, at("03-02 07:05"), proven=False, load_id="cash")
     await house.load(A, 0, 500, 0, at("03-02 07:10"), proven=False, load_id="card")
     await house.pool.execute("UPDATE load_order SET channel = 902 WHERE load_id = 'cash'")
-    await house.store(bank, at("03-02 07:05"), sealed=False, channel=902)
+    await house.store(bank, at("03-02 07:00"), sealed=False, channel=902)
     await house.pool.execute("UPDATE load_order SET state = 'authorised' WHERE load_id <> 'cash'")
     await house.close()
     assert await house.cases() == {}

@@ -10,8 +10,6 @@ from datetime import UTC, date, datetime
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from cardcore.errors import RefusedError
 from clearing.clock import Clock
 from clearing.ledger import accounts
@@ -20,7 +18,7 @@ from clearing.municipal.encoding import digest_of, encoding_of, lines_of, text_o
 from clearing.municipal.rows import SCHEME, Layout, Tap
 from clearing.rating.policies import Policies
 from clearing.rating.reading import calendar_of, read_policies
-from clearing.registry.dates import Calendar, date_of, instant_of
+from clearing.registry.dates import Calendar, date_of, instant_of, wall_us
 from clearing.store import municipal as rows
 from clearing.store.close import hold_open_day
 from clearing.store.intake import open_first_day
@@ -32,8 +30,6 @@ from keys.proof import merkle_root
 FIRST_DATE, ZONE, CUT_OFF = date(1990, 1, 1), "Asia/Shanghai", "02:00"
 CHUNK = 20_000
 TRANSIT = "transit"
-_WALL_EPOCH = datetime(2000, 1, 1)
-_MICROSECOND = np.timedelta64(1, "us")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +177,7 @@ class _Desk:
     def _instants(self, chunk: Sequence[Tap]) -> Iterator[tuple[datetime | None, date | None]]:
         """Instant and our own business date of each tap."""
         known = [at for at, tap in enumerate(chunk) if tap.moment is not None]
-        walls = np.array([chunk[at].moment for at in known], "datetime64[us]") - np.datetime64(_WALL_EPOCH, "us")
-        instants, days = self._calendar.resolve((walls // _MICROSECOND).astype(np.int64))
+        instants, days = self._calendar.resolve(wall_us([chunk[at].moment for at in known]))
         found = {
             at: (instant_of(instant).astimezone(UTC), date_of(day))
             for at, instant, day in zip(known, instants, days, strict=True)

@@ -99,6 +99,17 @@ class Layout:
         return fields, sorted(extra)
 
 
+def judge_again(text: str, code: str) -> Tap:
+    """The judgement of a row from its normalised text alone; of its `code` only `columns` needs to be told, since the
+    text has every cell, but not how many the header named. Raises ValueError on a text that is none.
+    """
+    cells = json.loads(text)
+    fields = dict(zip(COLUMNS, cells, strict=False))
+    if len(fields) < len(COLUMNS) or not all(isinstance(value, str) for value in fields.values()):
+        raise ValueError("a normalised row has a text in every column")
+    return _judge(0, fields, text, code if code == "columns" else "")
+
+
 def split(line: str) -> list[str]:
     """The cells of a line, stripped, with every kind of space as a plain one. Quotes end with the line: they swallow no
     other.

@@ -4,7 +4,7 @@ Arrays of instants are int64 microseconds since 2000-01-01 UTC, arrays of dates 
 PostgreSQL stores, so that a column of either is its own binary form.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
@@ -43,6 +43,12 @@ def date_of(days: int) -> date:
 def days_of(day: date) -> int:
     """Days since 2000-01-01."""
     return (day - _EPOCH_DATE).days
+
+
+def wall_us(moments: Sequence[datetime | None]) -> Instants:
+    """Wall-clock microseconds since 2000-01-01 00:00 of moments without a zone."""
+    walls = np.array(moments, "datetime64[us]") - np.datetime64(_WALL_EPOCH, "us")
+    return (walls // np.timedelta64(1, "us")).astype(np.int64)
 
 
 def packed_digits(field: NDArray[np.void]) -> tuple[NDArray[np.int64], Mask]:
@@ -113,6 +119,12 @@ class Calendar:
             shifted = instants[chosen] - cut_off.at_us
             origins[chosen] = (shifted + _offsets(cut_off.zone, shifted, wall_clock=False)) // _DAY_US
         return instants, origins
+
+    def alternatives(self) -> Iterator["Calendar"]:
+        """This calendar, then each of several cut-offs alone, as if it held for all dates."""
+        yield self
+        if len(self._cut_offs) > 1:
+            yield from (Calendar([cut_off]) for cut_off in self._cut_offs)
 
     def business_date(self, instant: datetime) -> date:
         """The business date that an instant falls on."""
