@@ -8,7 +8,7 @@ from clearing.problem import Problem
 from clearing.registry.dates import Calendar, Days, Instants, Mask, days_of, instant_us, wall_moments, wall_us
 from clearing.store import kept as rows
 from clearing.store.types import Connection, StoredRow
-from keys.columns import RECORD_DTYPE, Records
+from keys.columns import RECORD_DTYPE, Records, octets
 from keys.proof import proof_keys, sm3
 
 _HEADER = ("epoch", "first_seq", "last_seq")
@@ -26,7 +26,10 @@ async def unlike_their_header(connection: Connection) -> tuple[int, list[str]]:
         checked += len(page)
         read = [(row, _records(row)) for row in page]
         wrong += [f"body of batch {row['terminal']}/{row['n']}" for row, records in read if records is None]
-        await rows.put_uploads(connection, [(row["batch_id"], records) for row, records in read if records is not None])
+        whole = [(row["batch_id"], records) for row, records in read if records is not None]
+        await rows.put_uploads(
+            connection, [(number, octets(records).view("V128").ravel()) for number, records in whole]
+        )
     await rows.end_uploads(connection)
     return checked, wrong
 

@@ -1,12 +1,16 @@
 """The books prove themselves: every invariant recomputed from the facts, none taken from an aggregate (rules 10-22)."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 
 from clearing import kept
 from clearing.close.command import examine, judged_steps, put_targets
+from clearing.close.fees import fee_legs, fees
 from clearing.close.gaps import Evidence, Step
+from clearing.ledger.export import books_at_closes
+from clearing.rating.policies import Policies
 from clearing.rating.reading import calendar_of, read_policies
 from clearing.settlement.netting import net
 from clearing.settlement.reading import read_movements
@@ -77,6 +81,8 @@ async def _verify(connection: Connection) -> list[Check]:
     checks.append(_told("R5 moments and identities follow", of_bytes[0] + of_text[0], of_bytes[1] + of_text[1]))
     checks.append(await _cases(connection, judged))
     checks.append(await _nets(connection))
+    checks.append(await _digests(connection))
+    checks.append(await _fees(connection, policies))
     checks.append(_roots("rule 21 Merkle roots of intake", await rows.intake_leaves(connection)))
     checks.append(_roots("rule 21 Merkle roots of closes", await rows.close_leaves(connection)))
     return sorted(checks, key=lambda check: check.name)
@@ -116,6 +122,32 @@ async def _nets(connection: Connection) -> Check:
             if stored.get(key) != again.get(key)
         ]
     return _told("C2 nets are what was posted", checked, wrong)
+
+
+async def _digests(connection: Connection) -> Check:
+    checked, wrong = 0, []
+    async for closing, books in books_at_closes(connection):
+        checked += 1
+        if (books.books_digest, books.substance_digest) != (closing["books_digest"], closing["substance_digest"]):
+            wrong.append(f"the books that {closing['date']} closed with")
+    return _told("rule 14 digests are of the books", checked, wrong)
+
+
+async def _fees(connection: Connection, policies: Policies) -> Check:
+    due: Counter[tuple[date, str, str, int]] = Counter()
+    for day in await book_rows.closed_dates(connection):
+        for ledger, account, version, fen in fee_legs(fees(day, await read_movements(connection, day), policies)):
+            due[day, ledger, account, version] += fen
+    posted = {
+        (row["date"], row["ledger"], row["account"], row["version"]): row["fen"]
+        for row in await book_rows.fees(connection)
+    }
+    wrong = [
+        f"{key[0]} {key[1]} {key[2]}: {due[key]} fen due, {posted.get(key, 0)} posted"
+        for key in sorted(due.keys() | posted.keys())
+        if due[key] != posted.get(key, 0)
+    ]
+    return _told("rule 16 fees follow from what was posted", len(due), wrong)
 
 
 def _roots(name: str, postings: Iterable[StoredRow]) -> Check:

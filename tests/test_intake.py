@@ -15,6 +15,7 @@ import pytest
 from cardcore.record import Kind, TapRecord
 from clearing.intake import Verifiers, retake
 from clearing.registry import parse_registry, take
+from clearing.verify import verify
 from tests.intake_side import (
     BUS,
     BUS_PSAM,
@@ -186,6 +187,7 @@ async def test_retake_when_keys_and_registry_have_grown(database: str, tmp_path:
         assert await poor.states() == {
             ("accepted", ""): 2, ("quarantined", "bad-proof"): 1, ("pending_issuer", "foreign"): 1,
         }  # fmt: skip
+        assert [check for check in await verify(poor.pool) if not check.ok] == []
         accounts = await poor.accounts()
         assert (accounts["purse/float:1"], accounts["transit/pending_payable:101"]) == (400, -200)
 

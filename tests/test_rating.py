@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from clearing.close.fees import fees
 from clearing.rating.policies import Policies, Policy
 from clearing.rating.transit import Ride, rate
+from clearing.settlement.netting import Movement
 
 DAY = date(2026, 3, 2)
 FEN = st.integers(0, 100_000)
@@ -82,9 +83,15 @@ def test_the_version_in_force_is_that_of_the_rides_date() -> None:
     assert [rate(Ride(1, 7, 0, 0, False, 1, on), rules).full_fen for on in dates] == [200, 200, 250, 250]
 
 
+def earned(sector: str, fen: int) -> Movement:
+    return Movement(sector, "payable:101", "stored value", "debit", DAY, max(-fen, 0), max(fen, 0), 1)
+
+
 @given(st.integers(-10_000, 10_000_000), st.integers(0, 10_000))
 def test_fee_is_half_up_with_its_remainder(base_fen: int, bps: int) -> None:
-    (fee,) = fees(DAY, [("transit", "payable:101", base_fen)], policies(0, (0, 0, 0), 0, bps))
+    posted = earned("transit", base_fen)
+    taken = Movement("transit", "payable:101", "stored value", "fee", DAY, 7, 0, 0)
+    (fee,) = fees(DAY, [posted, taken], policies(0, (0, 0, 0), 0, bps))
     if base_fen <= 0:
         assert fee.fee_fen == 0
     else:
@@ -99,7 +106,7 @@ SECTORS = ("medical", "smallpay", "social", "transit", "utility")
 
 @given(st.dictionaries(st.sampled_from(SECTORS), st.integers(-10_000, 1_000_000), min_size=1), st.integers(0, 500))
 def test_an_operator_of_several_sectors_pays_one_fee(bases: dict[str, int], bps: int) -> None:
-    found = fees(DAY, [(sector, "payable:101", fen) for sector, fen in bases.items()], policies(0, (0, 0, 0), 0, bps))
+    found = fees(DAY, [earned(*base) for base in bases.items()], policies(0, (0, 0, 0), 0, bps))
     whole = max(0, sum(bases.values()))
     assert sum(fee.fee_fen for fee in found) == int(Fraction(whole * bps, 10_000) + Fraction(1, 2))
     above = sum(max(0, fen) for fen in bases.values())
@@ -110,5 +117,5 @@ def test_an_operator_of_several_sectors_pays_one_fee(bases: dict[str, int], bps:
 
 
 def test_two_sectors_at_half_a_fen_pay_one_and_the_first_by_name_bears_it() -> None:
-    found = fees(DAY, [(s, "payable:101", 84) for s in ("transit", "smallpay")], policies(0, (0, 0, 0), 0, 60))
+    found = fees(DAY, [earned(s, 84) for s in ("transit", "smallpay")], policies(0, (0, 0, 0), 0, 60))
     assert [(fee.sector, fee.fee_fen, fee.remainder) for fee in found] == [("smallpay", 1, -4960), ("transit", 0, 5040)]

@@ -115,6 +115,28 @@ MUTATIONS = {
     "a journal without a cause": ("UPDATE journal SET reference = '1/1' WHERE journal_id = 1",
     "L8 every journal has its cause"),
     "a batch miscounted": ("UPDATE batch SET count = 2 WHERE batch_id = 1", "R1 batches add up"),
+    "a digest exchanged": ("UPDATE closing SET books_digest = substance_digest WHERE date = '2026-03-02'",
+    "rule 14 digests are of the books"),
+    "a substance digest exchanged": ("UPDATE closing SET substance_digest = books_digest WHERE date = '2026-03-02'",
+    "rule 14 digests are of the books"),
+    "a state recounted": (
+        "UPDATE closing SET states = jsonb_set(states, '{0,count}', '99') WHERE date = '2026-03-02'",
+        "rule 14 digests are of the books",
+    ),
+    "a fee of a fen more, the balances with it": (
+        """WITH leg AS (UPDATE posting SET amount_fen = amount_fen + sign(amount_fen)::bigint WHERE rule = 'fee'
+                        RETURNING ledger, account, business_date, sign(amount_fen)::bigint AS fen),
+                net AS (UPDATE net_position SET net_fen = net_fen + CASE party WHEN 'clearing' THEN 1 ELSE -1 END
+                        WHERE class = 'stored value' AND party IN ('clearing', '101')
+                          AND date IN (SELECT business_date FROM leg))
+           UPDATE balance SET debit_fen = debit_fen + CASE WHEN leg.business_date = date AND fen > 0 THEN 1 ELSE 0 END,
+               credit_fen = credit_fen + CASE WHEN leg.business_date = date AND fen < 0 THEN 1 ELSE 0 END,
+               closing_fen = closing_fen + fen
+           FROM leg WHERE (balance.ledger, balance.account) = (leg.ledger, leg.account)
+             AND date >= leg.business_date""",
+        "rule 16 fees follow from what was posted",
+    ),
+    "a fee forgotten": ("DELETE FROM posting WHERE rule = 'fee'", "rule 16 fees follow from what was posted"),
     "a frozen card released": ("DELETE FROM denylist", "rule 4 disputed cards are frozen"),
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ from datetime import date, datetime, timedelta
 
 from cardcore.errors import RefusedError
 from clearing.clock import Clock
-from clearing.close.fees import Fee, fees
+from clearing.close.fees import RULE, Fee, fee_legs, fees
 from clearing.close.gaps import Evidence, Step, Weighed, weigh
 from clearing.close.purses import read_purses
 from clearing.ledger import accounts
@@ -91,12 +91,16 @@ async def _close(connection: Connection, day: date, at: datetime) -> Closing:
     legs = [_leg(row) for row in await rows.carry(connection, day)]
     if legs:
         await rows.post(connection, day, at, legs)
-    earned, fee_legs = await _fees(connection, day, policies)
-    if fee_legs:
-        await rows.post(connection, day, at, fee_legs)
+    earned = fees(day, await read_movements(connection, day), policies)
+    owed = [
+        (ledger, account, accounts.class_of(account), RULE, version, day, 0, fen, None)
+        for ledger, account, version, fen in fee_legs(earned)
+    ]
+    if owed:
+        await rows.post(connection, day, at, owed)
     closing = await _seal(connection, day, at)
     tally = await case_rows.tally(connection, day)
-    return replace(closing, postings=len(legs) + len(fee_legs), fees=earned, **dict(tally))
+    return replace(closing, postings=len(legs) + len(owed), fees=tuple(earned), **dict(tally))
 
 
 async def examine(connection: Connection, policies: Policies) -> list[Weighed]:
@@ -134,7 +138,9 @@ async def _seal(connection: Connection, day: date, at: datetime) -> Closing:
     books = await read_books(connection)
     digests = (books.books_digest, books.substance_digest)
     positions = net(await read_movements(connection, day))
-    await rows.seal_day(connection, day, at, digests, [(one.class_, one.party, one.net_fen) for one in positions])
+    states = json.dumps([line.document() for line in books.states])
+    nets = [(one.class_, one.party, one.net_fen) for one in positions]
+    await rows.seal_day(connection, day, at, digests, states, nets)
     return Closing(day, at, *digests)
 
 
@@ -145,26 +151,6 @@ async def _freeze(connection: Connection, day: date, at: datetime, policies: Pol
     for kind in FREEZING:
         cards = [row["card"] for row in found if row["kind"] == kind]
         await rows.freeze(connection, cards, kind, at, published_at)
-
-
-async def _fees(connection: Connection, day: date, policies: Policies) -> tuple[tuple[Fee, ...], list[Leg]]:
-    bases: dict[tuple[str, str], int] = {}
-    for movement in await read_movements(connection, day):
-        if movement.account.startswith("payable:"):
-            key = movement.ledger, movement.account
-            bases[key] = bases.get(key, 0) + movement.net_fen
-    earned = tuple(fees(day, [(*key, base_fen) for key, base_fen in bases.items()], policies))
-    legs: list[Leg] = []
-    for fee in earned:
-        if fee.fee_fen:
-            for account, amount_fen in (
-                (accounts.payable(fee.operator), fee.fee_fen),
-                (accounts.fee(fee.operator), -fee.fee_fen),
-            ):
-                legs.append(
-                    (fee.sector, account, accounts.class_of(account), "fee", fee.version, day, 0, amount_fen, None)
-                )
-    return earned, legs
 
 
 def _tariff(row: StoredRow, policies: Policies) -> tuple[object, ...]:

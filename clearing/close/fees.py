@@ -1,13 +1,15 @@
 """The fee of a day: once per operator on the sum, half up, and shared among the sectors that earned it (rule 16)."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 
-from clearing.ledger.accounts import operator_of
+from clearing.ledger import accounts
 from clearing.rating.policies import Policies
+from clearing.settlement.netting import Movement
 
+RULE = "fee"
 _TEN_THOUSAND = 10_000
 
 
@@ -27,13 +29,14 @@ class Fee:
         return self.base_fen * self.bps - self.fee_fen * _TEN_THOUSAND
 
 
-def fees(day: date, bases: Iterable[tuple[str, str, int]], policies: Policies) -> list[Fee]:
-    """The fees of a date by sector and operator; `bases` are (ledger, `payable:<operator>`, fen: credits − debits)."""
-    parties: defaultdict[int, dict[str, int]] = defaultdict(dict)
-    for ledger, account, base_fen in bases:
-        operator = operator_of(account)
-        if operator is not None:
-            parties[operator][ledger] = base_fen
+def fees(day: date, movements: Iterable[Movement], policies: Policies) -> list[Fee]:
+    """The fees of a date by sector and operator, from all that it posted beside fees to `payable:<operator>`, credits −
+    debits."""
+    parties: defaultdict[int, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for movement in movements:
+        operator = accounts.operator_of(movement.account)
+        if operator is not None and movement.account.startswith("payable:") and movement.rule != RULE:
+            parties[operator][movement.ledger] += movement.net_fen
     found = []
     for operator, earned in parties.items():
         policy = policies.find("fee", day, str(operator), "*")
@@ -45,6 +48,14 @@ def fees(day: date, bases: Iterable[tuple[str, str, int]], policies: Policies) -
                 for sector, base_fen in earned.items()
             ]
     return sorted(found, key=lambda fee: (fee.sector, fee.operator))
+
+
+def fee_legs(earned: Iterable[Fee]) -> Iterator[tuple[str, str, int, int]]:
+    """What fees post: ledger, account, version, fen."""
+    for fee in earned:
+        if fee.fee_fen:
+            yield fee.sector, accounts.payable(fee.operator), fee.version, fee.fee_fen
+            yield fee.sector, accounts.fee(fee.operator), fee.version, -fee.fee_fen
 
 
 def _half_up(base_fen: int, bps: int) -> int:

@@ -6,11 +6,12 @@ import asyncpg
 
 from clearing.store import ask
 
+NEWEST = 2**63 - 1
 LINES = """
     SELECT business_date AS date, ledger, account, rule || '@' || version AS rule,
            coalesce(sum(amount_fen) FILTER (WHERE amount_fen > 0), 0)::bigint AS debit_fen,
            coalesce(-sum(amount_fen) FILTER (WHERE amount_fen < 0), 0)::bigint AS credit_fen
-    FROM posting GROUP BY business_date, ledger, account, rule, version"""
+    FROM posting WHERE journal_id <= $1 GROUP BY business_date, ledger, account, rule, version"""
 # An exhibit that was taken up lives on as a fact; a fork made an accepted or suspended record disputed.
 STATES = """
     SELECT state, count(*) AS count, coalesce(sum(fen), 0)::bigint AS fen FROM (
@@ -22,7 +23,8 @@ STATES = """
         SELECT state, coalesce(charged_fen, 0) FROM import_row) AS record
     GROUP BY state ORDER BY state"""
 SUBSTANCE = """
-    SELECT ledger, account, origin_date, sum(amount_fen)::bigint AS net_fen FROM posting WHERE rule <> 'fee'
+    SELECT ledger, account, origin_date, sum(amount_fen)::bigint AS net_fen FROM posting
+    WHERE rule <> 'fee' AND journal_id <= $1
     GROUP BY ledger, account, origin_date HAVING sum(amount_fen) <> 0"""
 # Gross debits and credits of a date, per rule and origin date; `credit_count` counts the records behind the credits.
 MOVEMENTS = """
@@ -43,9 +45,9 @@ FOLD = """
                FROM posting WHERE business_date = $1::date GROUP BY ledger, account) AS p USING (ledger, account)"""
 
 
-async def lines(connection: asyncpg.Connection) -> list[asyncpg.Record]:
-    """date, ledger, account, rule (`name@version`), debit_fen, credit_fen."""
-    return await ask.rows(connection, LINES)
+async def lines(connection: asyncpg.Connection, last_journal: int = NEWEST) -> list[asyncpg.Record]:
+    """date, ledger, account, rule (`name@version`), debit_fen, credit_fen; of journals up to one, or of all."""
+    return await ask.rows(connection, LINES, last_journal)
 
 
 async def states(connection: asyncpg.Connection) -> list[asyncpg.Record]:
@@ -53,9 +55,29 @@ async def states(connection: asyncpg.Connection) -> list[asyncpg.Record]:
     return await ask.rows(connection, STATES)
 
 
-async def substance(connection: asyncpg.Connection) -> list[asyncpg.Record]:
-    """ledger, account, origin_date, net_fen."""
-    return await ask.rows(connection, SUBSTANCE)
+async def substance(connection: asyncpg.Connection, last_journal: int = NEWEST) -> list[asyncpg.Record]:
+    """ledger, account, origin_date, net_fen; of journals up to one, or of all."""
+    return await ask.rows(connection, SUBSTANCE, last_journal)
+
+
+async def sealed(connection: asyncpg.Connection) -> list[asyncpg.Record]:
+    """Closed dates that kept what their digests cover: date, both digests, last_journal, states (JSON text)."""
+    return await ask.rows(
+        connection,
+        """
+        SELECT date, books_digest, substance_digest, last_journal, states::text AS states FROM closing
+        WHERE last_journal IS NOT NULL AND states IS NOT NULL ORDER BY date""",
+    )
+
+
+async def fees(connection: asyncpg.Connection) -> list[asyncpg.Record]:
+    """What was posted as fees: date, ledger, account, version, fen."""
+    return await ask.rows(
+        connection,
+        """
+        SELECT business_date AS date, ledger, account, version, sum(amount_fen)::bigint AS fen FROM posting
+        WHERE rule = 'fee' GROUP BY business_date, ledger, account, version""",
+    )
 
 
 async def movements(connection: asyncpg.Connection, day: date) -> list[asyncpg.Record]:

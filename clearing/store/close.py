@@ -234,16 +234,20 @@ async def freeze(
     return int(status.rsplit(" ", 1)[-1])
 
 
-async def seal_day(connection: asyncpg.Connection, day: date, at: datetime, digests: tuple[str, str],
+async def seal_day(connection: asyncpg.Connection, day: date, at: datetime, digests: tuple[str, str], states: str,
                    nets: Iterable[tuple[str, str, int]]) -> None:  # fmt: skip
-    """The closing row, its net positions (class, party, net_fen), and the next date opens."""
+    """The closing row with the states that its digest covers (JSON text), its net positions (class, party, net_fen),
+    and the next date opens.
+    """
     await connection.execute(
         """
-        INSERT INTO closing (date, closed_at, books_digest, substance_digest, last_batch)
-        VALUES ($1, $2, $3, $4, (SELECT coalesce(max(batch_id), 0) FROM batch))""",
+        INSERT INTO closing (date, closed_at, books_digest, substance_digest, states, last_batch, last_journal)
+        VALUES ($1, $2, $3, $4, $5::jsonb, (SELECT coalesce(max(batch_id), 0) FROM batch),
+                (SELECT coalesce(max(journal_id), 0) FROM journal))""",
         day,
         at,
         *digests,
+        states,
     )
     await connection.executemany(
         "INSERT INTO net_position (date, class, party, net_fen) VALUES ($1, $2, $3, $4)", [(day, *net) for net in nets]

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from clearing.store import ask
 from clearing.store.claims import claim, record_subject, reference
 from clearing.store.copy import copy_in, copy_out, copy_rows
-from keys.columns import Records, octets
 
 # How much is held at a time: bodies have at most 500 records.
 BODIES, ROWS = 200, 20_000
@@ -93,11 +92,10 @@ async def begin_uploads(connection: asyncpg.Connection) -> None:
     await connection.execute(_UPLOADED)
 
 
-async def put_uploads(connection: asyncpg.Connection, batches: Iterable[tuple[int, Records]]) -> None:
-    """Lay out the records of some bodies, by the number of their batch."""
+async def put_uploads(connection: asyncpg.Connection, batches: Iterable[tuple[int, NDArray[np.void]]]) -> None:
+    """Lay out the records (V128) of some bodies, by the number of their batch."""
     segments = [
-        copy_rows([np.full(len(records), batch_id, np.int64), octets(records).view("V128").ravel()], len(records))
-        for batch_id, records in batches
+        copy_rows([np.full(len(records), batch_id, np.int64), records], len(records)) for batch_id, records in batches
     ]
     await copy_in(connection, "uploaded", ("batch_id", "record"), segments)
 
