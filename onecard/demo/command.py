@@ -71,7 +71,7 @@ def command(
     Parameters
     ----------
     cards: how many cards are issued
-    debits: offline debits of the first day, at least; the second has about 30 % of them
+    debits: offline debits of the first day, at least, metro entries of 0 fen included; the second has about 30 %
     seed: the same seed gives the same city and the same books
     out: where everything goes that a stranger needs to judge the run (docs/demo.md)
     state: database, keys and journal; a new temporary directory, removed at the end, when not given
