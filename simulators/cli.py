@@ -73,7 +73,7 @@ def plan(*, seed: int = 7, cards: int = 200, debits: int = 5000, first: str = "2
     cards
         Cards in the city.
     debits
-        Offline debits of the first date, at least, metro entries of 0 fen included; the second has about 40 %.
+        Offline debits of the first date, at least, metro entries of 0 fen included; the second has about 30 %.
     first
         The first business date.
     """
