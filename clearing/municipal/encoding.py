@@ -13,15 +13,20 @@ _BLOCK = 1 << 20
 
 
 def lines_of(path: Path) -> Iterator[bytes]:
-    """Raw lines without their ends (LF, CRLF or CR) and without a byte-order mark; empty lines are left out."""
+    """Raw lines without their ends (LF, CRLF or CR) and without a byte-order mark; blank lines are left out."""
     with path.open("rb") as file:
-        first = True
-        while line := file.readline(LONGEST_LINE):
-            if first:
-                line, first = line.removeprefix(_BOM), False
-            for part in line.rstrip(b"\r\n").split(b"\r"):
-                if part.strip():
-                    yield part
+        rest = file.read(_BLOCK).removeprefix(_BOM)
+        while rest:
+            block = file.read(_BLOCK)
+            *lines, rest = rest.replace(b"\r", b"\n").split(b"\n")
+            if not block:
+                lines, rest = [*lines, rest], b""
+            for line in lines:
+                yield from _pieces(line)
+            while len(rest) > LONGEST_LINE:
+                yield from _pieces(rest[:LONGEST_LINE])
+                rest = rest[LONGEST_LINE:]
+            rest += block
 
 
 def digest_of(path: Path) -> bytes:
@@ -33,27 +38,22 @@ def digest_of(path: Path) -> bytes:
     return sm3(bytes(digests))
 
 
-def encoding_of(path: Path) -> str:
-    """The encoding that reads more lines of the file; UTF-8 when both do as well."""
-    failures = dict.fromkeys(ENCODINGS, 0)
-    for line in lines_of(path):
-        if _decode(line, ENCODINGS[0]) is None:
-            failures[ENCODINGS[0]] += 1
-            failures[ENCODINGS[1]] += _decode(line, ENCODINGS[1]) is None
-    return min(ENCODINGS, key=failures.__getitem__)
+def text_of(line: bytes) -> tuple[str, bool]:
+    """The line as text, and whether it is all of it text: in UTF-8, else in GB18030, else with its strange bytes spelt
+    out.
+
+    Each line stands for itself: a damaged one changes neither how its neighbours read, nor do they change how it reads
+    when the file comes in pieces. For taps that is exact: the type of a tap in GB18030 begins its cell with a byte (B0
+    or B5) at which no character of UTF-8 begins, and the type in UTF-8 is none when read as GB18030.
+    """
+    for encoding in ENCODINGS:
+        try:
+            return line.decode(encoding), True
+        except UnicodeDecodeError:
+            continue
+    return line.decode(errors="backslashreplace"), False
 
 
-def text_of(line: bytes, preferred: str) -> str:
-    """The line as text: in the preferred encoding, else in the other, else with its strange bytes spelt out."""
-    text = _decode(line, preferred)
-    if text is None:
-        other = ENCODINGS[preferred == ENCODINGS[0]]
-        text = _decode(line, other)
-    return line.decode(preferred, errors="backslashreplace") if text is None else text
-
-
-def _decode(line: bytes, encoding: str) -> str | None:
-    try:
-        return line.decode(encoding)
-    except UnicodeDecodeError:
-        return None
+def _pieces(line: bytes) -> Iterator[bytes]:
+    pieces = (line[at : at + LONGEST_LINE] for at in range(0, len(line), LONGEST_LINE))
+    return (piece for piece in pieces if piece.strip())

@@ -14,7 +14,7 @@ from cardcore.errors import RefusedError
 from clearing.clock import Clock
 from clearing.ledger import accounts
 from clearing.municipal.companies import name_of, parties_of
-from clearing.municipal.encoding import digest_of, encoding_of, lines_of, text_of
+from clearing.municipal.encoding import digest_of, lines_of, text_of
 from clearing.municipal.rows import SCHEME, Layout, Tap
 from clearing.rating.policies import Policies
 from clearing.rating.reading import calendar_of, read_policies
@@ -72,7 +72,6 @@ async def import_taps(pool: Pool, path: Path, clock: Clock, *, register_companie
     date is open yet, that of now is opened. Raises RefusedError('no-source' | 'no-cut-off'); OSError when the file
     cannot be read.
     """
-    encoding = encoding_of(path)
     digest = digest_of(path)
     async with transaction(pool) as connection:
         policies = await read_policies(connection)
@@ -87,7 +86,7 @@ async def import_taps(pool: Pool, path: Path, clock: Clock, *, register_companie
         await rows.begin(connection, digest, SCHEME, path.name, clock.now())
         companies = _companies(policies, open_day, register_companies)
         desk = _Desk(connection, calendar, companies, open_day, clock.now())
-        taps = _taps(path, encoding)
+        taps = _taps(path)
         while chunk := list(islice(taps, CHUNK)):
             if register_companies:
                 await desk.register({tap.company for tap in chunk if not tap.code})
@@ -108,14 +107,14 @@ async def import_taps(pool: Pool, path: Path, clock: Clock, *, register_companie
         return report
 
 
-def _taps(path: Path, encoding: str) -> Iterator[Tap]:
-    lines = (text_of(line, encoding) for line in lines_of(path))
+def _taps(path: Path) -> Iterator[Tap]:
+    lines = map(text_of, lines_of(path))
     first = next(lines, None)
     if first is not None:
-        layout = Layout(first)
+        layout = Layout(first[0])
         if not layout.has_header:
-            yield layout.read(1, first)
-        yield from (layout.read(number, line) for number, line in enumerate(lines, 2))
+            yield layout.read(1, *first)
+        yield from (layout.read(number, *line) for number, line in enumerate(lines, 2))
 
 
 def _companies(policies: Policies, on: date, register: bool) -> dict[str, int]:

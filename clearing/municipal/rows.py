@@ -73,8 +73,10 @@ class Layout:
         self._names = names if self.has_header else list(COLUMNS)
         self._regular = sorted(self._names) == sorted(COLUMNS)
 
-    def read(self, number: int, line: str) -> Tap:
-        """Judge one line; `number` counts from 1."""
+    def read(self, number: int, line: str, readable: bool = True) -> Tap:
+        """Judge one line; `number` counts from 1, `readable` as `encoding.text_of` says. A line of fewer or more cells
+        than columns has lost or doubled something, so none of its cells can be trusted to stand in its place.
+        """
         cells = split(line)
         extra: list[tuple[str, str]] = []
         if self._regular and len(cells) == len(COLUMNS):
@@ -82,7 +84,8 @@ class Layout:
         else:
             fields, extra = self._gather(cells)
         text = _encode([*(fields[name] for name in COLUMNS), *extra])
-        return _judge(number, fields, text, "columns" if len(cells) > len(self._names) else "")
+        flaw = "" if len(cells) == len(self._names) else "columns"
+        return _judge(number, fields, text, flaw if readable else "encoding")
 
     def _gather(self, cells: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
         """Cells by column, and what stands in strange, doubled or surplus columns, which is part of the row's identity
