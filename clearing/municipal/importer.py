@@ -69,11 +69,17 @@ async def import_taps(pool: Pool, path: Path, clock: Clock, *, register_companie
     Rows that are stored already, from this file or another, count as duplicates, so that importing twice changes
     nothing. A company that the `source` policy does not name is registered when `register_companies`, else its rows are
     kept with the reason `unknown-company`; a `cut-off` policy is made then, too, where the registry has none. Where no
-    date is open yet, that of now is opened. Raises RefusedError('no-source' | 'no-cut-off'); OSError when the file
-    cannot be read.
+    date is open yet, that of now is opened. Raises RefusedError('no-source' | 'no-cut-off' | 'company-number' |
+    'old-keys'); OSError when the file cannot be read.
     """
     digest = digest_of(path)
     async with transaction(pool) as connection:
+        if await rows.holds_old_keys(connection):
+            raise RefusedError(
+                "old-keys",
+                "This database holds rows that an earlier version imported and knows by their spelling, so that a ride "
+                "could count twice. Nothing was imported. Import all files into a new database.",
+            )
         policies = await read_policies(connection)
         if register_companies and not policies.all("cut-off"):
             await rows.put_cut_off(connection, FIRST_DATE, ZONE, CUT_OFF)

@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -19,6 +18,8 @@ COLUMNS = (
     "deal_money", "equ_no",
 )  # fmt: skip
 NEEDED = ("deal_date", "close_date", "card_no", "deal_value", "deal_type", "company_name", "deal_money")
+# Those that are read as values, in this order.
+_READ = ("deal_date", "close_date", "deal_value", "deal_type", "deal_money")
 # What sources write where they know nothing.
 NOTHING = frozenset({"", "-", "--", "—", "null", "NULL", "None", "\\N"})
 MOST_FEN = 2**31 - 1
@@ -29,7 +30,9 @@ MOST_APART = timedelta(days=366)
 _SPACES = (("\u3000", " "), ("\u00a0", " "), ("\ufeff", " "), ("\t", " "), ("\0", "\ufffd"))
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _AMOUNT = re.compile(r"\d{1,10}(?:\.0*)?", re.ASCII)
-_MOMENT = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[ T](\d{1,2}):(\d{2})(?::(\d{2})(?:\.\d+)?)?)?", re.ASCII)
+_MOMENT = re.compile(
+    r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:[ T](\d{1,2}):(\d{2})(?::(\d{2})(?:\.(\d+))?)?)?", re.ASCII
+)
 
 
 class TapType(StrEnum):
@@ -48,7 +51,8 @@ class Tap:
     """A judged line; `code` is empty when it is accepted. Amounts in fen; `moment` is the device's wall clock, without
     a zone.
 
-    What could not be read is None. `text` is the normalised line, whose SM3 is `key` (32 bytes); `card` has 10 bytes.
+    What could not be read is None. `text` is what an accepted line says, in one spelling, else its cells as they stand;
+    `key` (32 bytes) is its SM3, `card` has 10 bytes (docs/ledger.md).
     """
 
     line: int
@@ -68,7 +72,7 @@ class Layout:
     """Where each column stands, by the header of the file; without a header the columns stand as in `COLUMNS`."""
 
     def __init__(self, first_line: str) -> None:
-        names = [name.casefold() for name in split(first_line)]
+        names = [name_of(name).casefold() for name in split(first_line)]
         self.has_header = any(name in COLUMNS for name in names)
         self._names = names if self.has_header else list(COLUMNS)
         self._regular = sorted(self._names) == sorted(COLUMNS)
@@ -83,9 +87,8 @@ class Layout:
             fields = dict(zip(self._names, cells, strict=True))
         else:
             fields, extra = self._gather(cells)
-        text = _encode([*(fields[name] for name in COLUMNS), *extra])
         flaw = "" if len(cells) == len(self._names) else "columns"
-        return _judge(number, fields, text, flaw if readable else "encoding")
+        return _judge(number, fields, extra, flaw if readable else "encoding")
 
     def _gather(self, cells: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
         """Cells by column, and what stands in strange, doubled or surplus columns, which is part of the row's identity
@@ -134,44 +137,56 @@ def card_id(masked: str) -> bytes:
     return b"\xf1" + sm3(SCHEME.encode() + b"\0" + masked.encode("utf-8", "surrogatepass"))[:9]
 
 
-def _judge(number: int, fields: dict[str, str], text: str, flaw: str) -> Tap:
-    moment = _moment(fields["deal_date"])
-    closed = _moment(fields["close_date"])
-    full_fare_fen, charged_fen = _amount(fields["deal_value"]), _amount(fields["deal_money"])
-    tap_type = _tap_type(fields["deal_type"])
-    code = flaw or _flaw(fields, moment, closed, (full_fare_fen, charged_fen), tap_type)
+def _judge(number: int, raw: dict[str, str], extra: Sequence[tuple[str, str]], flaw: str) -> Tap:
+    cells = {name: _plain(cell) for name, cell in raw.items()}
+    moment, closed = _moment(cells["deal_date"]), _moment(cells["close_date"])
+    close_date = closed.date() if closed else None
+    full_fare_fen, charged_fen = _amount(cells["deal_value"]), _amount(cells["deal_money"])
+    tap_type = _tap_type(cells["deal_type"])
+    code = flaw or _flaw(cells, moment, close_date, (full_fare_fen, charged_fen), tap_type)
+    if not code:
+        said = (moment, close_date, full_fare_fen, tap_type, charged_fen)
+        raw = cells | {name: str(value) for name, value in zip(_READ, said, strict=True)}
+        extra = sorted((name, plain) for name, cell in extra if (plain := _plain(cell)))
+    text = _encode([*(raw[name] for name in COLUMNS), *extra])
     return Tap(
         line=number,
-        card=card_id(fields["card_no"]),
+        card=card_id(cells["card_no"]),
         key=sm3(text.encode("utf-8", "surrogatepass")),
         text=text,
         code=code,
         ride=tap_type in RIDES,
-        company=name_of(fields["company_name"]),
+        company=cells["company_name"],
         full_fare_fen=full_fare_fen,
         charged_fen=charged_fen,
         moment=moment,
-        close_date=closed.date() if closed else None,
+        close_date=close_date,
     )
 
 
-def _flaw(fields: dict[str, str], moment: datetime | None, closed: datetime | None, amounts: Sequence[int | None],
+def _flaw(cells: dict[str, str], moment: datetime | None, close_date: date | None, amounts: Sequence[int | None],
           tap_type: TapType | None) -> str:  # fmt: skip
     """The first reason why a line is kept but not counted."""
-    if not NOTHING.isdisjoint([fields[name] for name in NEEDED]):
+    if not all(cells[name] for name in NEEDED):
         return "missing-field"
-    if fields["station"] in NOTHING and fields["car_no"] in NOTHING:
+    if not cells["station"] and not cells["car_no"]:
         return "missing-place"
     if tap_type is None:
         return "bad-type"
     if moment is None:
         return "bad-time"
-    if closed is None or abs(closed - moment) > MOST_APART:
+    if close_date is None or abs(close_date - moment.date()) > MOST_APART:
         return "bad-close-date"
     full_fare_fen, charged_fen = amounts
     if full_fare_fen is None or charged_fen is None or charged_fen > full_fare_fen:
         return "bad-amount"
     return "charged-entry" if tap_type is TapType.METRO_IN and charged_fen else ""
+
+
+def _plain(cell: str) -> str:
+    """The text that a cell means, empty where its source knew nothing."""
+    plain = name_of(cell)
+    return "" if plain in NOTHING else plain
 
 
 @lru_cache(1024)
@@ -185,7 +200,6 @@ def _tap_type(text: str) -> TapType | None:
 @lru_cache(4096)
 def _amount(text: str) -> int | None:
     """Fen; `200.0` is 200, `200.5` and `-200` are none."""
-    text = unicodedata.normalize("NFKC", text)
     if not _AMOUNT.fullmatch(text):
         return None
     fen = int(text.partition(".")[0])
@@ -194,10 +208,12 @@ def _amount(text: str) -> int | None:
 
 @lru_cache(4096)
 def _moment(text: str) -> datetime | None:
-    found = _MOMENT.fullmatch(unicodedata.normalize("NFKC", text))
+    found = _MOMENT.fullmatch(text)
     if not found or not FIRST_YEAR <= int(found[1]) <= LAST_YEAR:
         return None
+    year, month, day, hour, minute, second, fraction = (part or "0" for part in found.groups())
+    microsecond = int(fraction.ljust(6, "0")[:6])
     try:
-        return datetime(*(int(part or 0) for part in found.groups()))  # type: ignore[arg-type]
+        return datetime(int(year), int(month), int(day), int(hour), int(minute), int(second), microsecond)
     except ValueError:
         return None

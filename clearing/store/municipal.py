@@ -29,6 +29,12 @@ async def begin(connection: asyncpg.Connection, digest: bytes, scheme: str, name
     await connection.execute("ALTER TABLE arriving ALTER file DROP NOT NULL")
 
 
+async def holds_old_keys(connection: asyncpg.Connection) -> bool:
+    """Whether rows are stored whose keys are of another version than those of this program."""
+    found: bool = await connection.fetchval("SELECT EXISTS (SELECT FROM import_file WHERE key_version <> 2)")
+    return found
+
+
 async def finish(connection: asyncpg.Connection, digest: bytes, lines: int) -> None:
     """How many lines the file has."""
     await connection.execute("UPDATE import_file SET lines = $2 WHERE digest = $1", digest, lines)
