@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from datetime import date
 
 from clearing import kept
-from clearing.close.command import examine, judged_steps, put_targets
+from clearing.close.command import examine, find, judged_steps, put_targets
 from clearing.close.fees import fee_legs, fees
-from clearing.close.gaps import Evidence, Step
 from clearing.ledger.export import books_at_closes
 from clearing.rating.policies import Policies
 from clearing.rating.reading import calendar_of, read_policies
+from clearing.reconcile.kinds import RESOLVED_BY_ITSELF
 from clearing.settlement.netting import net
 from clearing.settlement.reading import read_movements
 from clearing.store import books as book_rows
 from clearing.store import kept as kept_rows
 from clearing.store import purses as purse_rows
 from clearing.store import verify as rows
+from clearing.store.standing import compare
 from clearing.store.types import Connection, Pool, StoredRow
 from keys.proof import merkle_root
 
@@ -79,7 +80,9 @@ async def _verify(connection: Connection) -> list[Check]:
     of_bytes = await kept.unlike_their_bytes(connection, calendar)
     of_text = await kept.unlike_their_text(connection, calendar)
     checks.append(_told("R5 moments and identities follow", of_bytes[0] + of_text[0], of_bytes[1] + of_text[1]))
-    checks.append(await _cases(connection, judged))
+    if days:
+        await find(connection, judged, loads, calendar, max(days))
+        checks.append(await _cases(connection))
     checks.append(await _nets(connection))
     checks.append(await _digests(connection))
     checks.append(await _fees(connection, policies))
@@ -98,14 +101,10 @@ def _told(name: str, checked: int, wrong: Sequence[str]) -> Check:
     return Check(name, not wrong, checked, f"{len(wrong)} wrong: {'; '.join(wrong[:3])}" if wrong else "")
 
 
-async def _cases(connection: Connection, judged: Iterable[tuple[Step, Evidence]]) -> Check:
-    known, unseen = await rows.standing_cases(connection), await rows.unseen_cards(connection)
-    due = [(evidence.kind, evidence.subject) for step, evidence in judged if evidence.kind and step.card not in unseen]
-    return _told(
-        "R6 what does not match is a case",
-        len(due),
-        [f"{kind} {subject}" for kind, subject in due if (kind, subject) not in known],
-    )
+async def _cases(connection: Connection) -> Check:
+    compared = await compare(connection, RESOLVED_BY_ITSELF)
+    wrong = [f"{row['name']} {row['wrong']}" for row in compared if row["wrong"]]
+    return _told("R6 what does not match is a case", len(compared), wrong)
 
 
 async def _nets(connection: Connection) -> Check:

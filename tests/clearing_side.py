@@ -91,7 +91,7 @@ class ClearingSide:
         post = max(origin, self.open_day)
         key = proof_key(record)
         async with self.pool.acquire() as connection, connection.transaction():
-            batch = await self._batch(connection, record, state)
+            batch = await self._batch(connection, record, state, code)
             await connection.execute(
                 f"INSERT INTO fact VALUES ({', '.join(f'${n}' for n in range(1, 24))})",  # noqa: S608
                 record.card, key, record.kind, record.purse, record.generation, record.counter, record.amount_fen,
@@ -117,13 +117,13 @@ class ClearingSide:
                     record.card, record.purse, record.counter,
                 )  # fmt: skip
 
-    async def _batch(self, connection: asyncpg.Connection, record: TapRecord, state: str) -> int:
+    async def _batch(self, connection: asyncpg.Connection, record: TapRecord, state: str, code: str) -> int:
         """The body of one record as a terminal would send it (docs/wire.md), answered with what became of it."""
         body = b"OCB1" + struct.pack(">IHHIIQ4x", record.terminal, record.epoch, 1, record.sequence, record.sequence,
                                      record.amount_fen) + record.encode()  # fmt: skip
         counted = dict.fromkeys(("accepted", "duplicate", "suspended", "pending", "memo", "conflict"), 0)
         counted |= {{"pending_issuer": "pending"}.get(state, state): 1} if state != "quarantined" else {}
-        refused = [{"seq": record.sequence, "code": ""}] if state == "quarantined" else []
+        refused = [{"seq": record.sequence, "code": code}] if state == "quarantined" else []
         batch: int = await connection.fetchval(
             """INSERT INTO batch (terminal, n, epoch, first_seq, last_seq, count, digest, media, body, answer,
                 received_at)
@@ -160,7 +160,7 @@ class ClearingSide:
         sector, operator = WHERE[record.terminal]
         origin = (moment.astimezone(ZONE) - timedelta(hours=2)).date()
         async with self.pool.acquire() as connection, connection.transaction():
-            batch = await self._batch(connection, record, state)
+            batch = await self._batch(connection, record, state, code)
             await connection.execute(
                 f"INSERT INTO exhibit VALUES ({', '.join(f'${n}' for n in range(1, 24))})",  # noqa: S608
                 record.card, sm3(record.encode()), state, code, proof_key(record), record.kind,

@@ -1,10 +1,12 @@
 """The books prove themselves, and a hand that alters them is caught by a check that has a name."""
 
+from dataclasses import replace
+
 import asyncpg
 import pytest
 
 from clearing.verify import verify
-from tests.clearing_side import METRO, SHOP, ClearingSide, at, card, clearing_side, resealed
+from tests.clearing_side import D1, D2, METRO, SHOP, ClearingSide, at, card, clearing_side, resealed
 
 A, B, E = card(1), card(2), card(4)
 
@@ -148,6 +150,52 @@ async def test_every_mutation_is_caught_by_a_named_check(database: str) -> None:
             names = await caught(side, statement)
             assert expected in names, f"{name}: {names}"
         assert await failing(side) == set()
+
+
+CASES = "R6 what does not match is a case"
+
+
+async def test_cases_are_held_against_their_reasons_both_ways(database: str) -> None:
+    async with clearing_side(database) as side:
+        await busy_day(side)
+        kinds = {kind for kind, _ in await side.cases()}
+        assert kinds >= {"bad-seal", "card-gap", "conflict", "clock", "fork", "load-in-doubt", "missing-exit"}
+        # One that was resolved by what came later leaves no reason behind.
+        for kind in kinds - {"bad-seal"}:
+            assert CASES in await caught(side, f"DELETE FROM case_file WHERE kind = '{kind}'"), kind  # noqa: S608
+            more = f"UPDATE case_file SET amount_fen = amount_fen + 1 WHERE kind = '{kind}'"  # noqa: S608
+            assert CASES in await caught(side, more), kind
+        invented = "INSERT INTO case_file VALUES ('{}', '{}', 5, '{}', {}, 'operator', '{{}}')"
+        tap = await side.pool.fetchval("SELECT terminal || '/1/' || sequence FROM fact WHERE card = $1 AND kind = 2", E)
+        for case in (
+            ("fare", "1/1/1", D1, "NULL, NULL"),
+            ("fare", tap, D2, "NULL, NULL"),
+            ("no-key", tap, D1, "NULL, NULL"),
+            ("no-key", "1/1/1", D1, "'2026-03-03', 'taken up'"),
+            ("unexplained-credit", f"{E.hex()}/1/0/7", D2, "NULL, NULL"),
+            ("sequence-gap", "110001/1/7-7", D2, "NULL, NULL"),
+        ):
+            assert CASES in await caught(side, invented.format(*case)), case
+        by_two_persons = "UPDATE case_file SET resolved = '2026-03-03', resolution = 'agreed' WHERE kind = 'clock'"
+        assert await caught(side, by_two_persons) == set()
+        assert CASES in await caught(side, by_two_persons.replace("clock", "missing-exit"))
+
+
+async def test_what_no_close_has_seen_is_not_judged(database: str) -> None:
+    async with clearing_side(database) as side:
+        await busy_day(side)
+        # Each would open, change or resolve cases, at the next close.
+        await side.tap(A, 3, 50, 450, at("03-02 11:00"), terminal=SHOP)
+        await side.tap(B, 7, 50, 450, at("03-04 11:00"), terminal=SHOP, state="suspended", code="clock")
+        bare = await side.tap(card(7), 0, 50, 450, at("03-04 11:00"), sealed=False)
+        await side.adopt(bare, resealed(bare))
+        await side.exhibit(replace(bare, sequence=99), at("03-04 11:00"), "quarantined", "bad-proof")
+        await side.pool.execute("INSERT INTO declared_total VALUES (101, 1, '2026-03-02', 9, 9)")
+        assert await failing(side) == set()
+        await side.close()
+        assert await failing(side) == set()
+        assert ("operator-total", "101/transit/2026-03-02") in await side.cases()
+        assert CASES in await caught(side, "DELETE FROM case_file WHERE kind = 'operator-total'")
 
 
 async def test_disabled_guards_are_noticed(database: str) -> None:

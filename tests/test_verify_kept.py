@@ -16,6 +16,7 @@ KEPT, BODIES, ANSWERS = (
     "R4 bodies are what was acknowledged",
     "R4 answers are what became of the records",
 )
+CASES = "R6 what does not match is a case"
 # An entry moves no money: no posting, balance or gap would miss it.
 ENTRY = "WHERE kind = 2"
 OF_ENTRY = "WHERE batch_id = (SELECT batch_id FROM fact WHERE kind = 2)"
@@ -30,21 +31,21 @@ def field(name: str) -> str:
 
 
 MUTATIONS = {
-    "station in the record": (f"UPDATE fact SET {field('station')} {ENTRY}", {KEPT}),
+    "version in the record": (f"UPDATE fact SET {field('fare_version')} {ENTRY}", {KEPT}),
     "cryptogram in the record": (f"UPDATE fact SET {field('cryptogram')} {ENTRY}", {KEPT}),
     "line of an exhibit": (f"UPDATE exhibit SET {field('line')} WHERE state = 'memo'", {KEPT, IDENTITIES}),
     "terminal number": (f"UPDATE fact SET {flipped('terminal_number', 5)} {ENTRY}", {COLUMNS}),
     "terminal transaction": (f"UPDATE fact SET terminal_transaction = 99 {ENTRY}", {COLUMNS}),
-    "amount of a memo": ("UPDATE exhibit SET amount_fen = 1 WHERE state = 'memo'", {COLUMNS}),
-    "terminal of a memo": (f"UPDATE exhibit SET terminal = {SHOP + 1} WHERE state = 'memo'", {COLUMNS}),
+    "amount of a memo": ("UPDATE exhibit SET amount_fen = 1 WHERE state = 'memo'", {COLUMNS, CASES}),
+    "terminal of a memo": (f"UPDATE exhibit SET terminal = {SHOP + 1} WHERE state = 'memo'", {COLUMNS, CASES}),
     "instant": (f"UPDATE fact SET instant = instant + interval '1 second' {ENTRY}", {IDENTITIES}),
     "origin date": (f"UPDATE fact SET origin_date = origin_date - 1 {ENTRY}", {IDENTITIES}),
     "proof key": (f"UPDATE fact SET {flipped('proof_key', 0)} {ENTRY}", {IDENTITIES}),
     "moment of an exhibit": ("UPDATE exhibit SET instant = NULL WHERE state = 'memo'", {COLUMNS}),
     "digest of an exhibit": (f"UPDATE exhibit SET {flipped('digest', 0)} WHERE state = 'memo'", {IDENTITIES}),
-    "fact": (f"DELETE FROM fact {ENTRY}", {KEPT, ANSWERS, "R6 what does not match is a case"}),
-    "memo": ("DELETE FROM exhibit WHERE state = 'memo'", {KEPT, ANSWERS}),
-    "quarantined": ("DELETE FROM exhibit WHERE state = 'quarantined'", {KEPT, ANSWERS}),
+    "fact": (f"DELETE FROM fact {ENTRY}", {KEPT, ANSWERS, CASES}),
+    "memo": ("DELETE FROM exhibit WHERE state = 'memo'", {KEPT, ANSWERS, CASES}),
+    "quarantined": ("DELETE FROM exhibit WHERE state = 'quarantined'", {KEPT, ANSWERS, CASES}),
     "state": (f"UPDATE fact SET state = 'suspended' {ENTRY}", {ANSWERS}),
     "body": (f"UPDATE batch SET {flipped('body', 32 + BY_NAME['station'].offset)} {OF_ENTRY}", {BODIES, KEPT}),
     "digest of a body": (f"UPDATE batch SET {flipped('digest', 0)} {OF_ENTRY}", {BODIES, KEPT}),

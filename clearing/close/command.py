@@ -84,7 +84,7 @@ async def _close(connection: Connection, day: date, at: datetime) -> Closing:
         decided = [load_id for purse in weighed for load_id in getattr(purse, state)]
         await purse_rows.settle_loads(connection, state, decided, day)
     loads, judged = await purse_rows.unproven_loads(connection), judged_steps(weighed)
-    await case_rows.find(connection, [*_gap_findings(judged), *_load_findings(loads, day, calendar)])
+    await find(connection, judged, loads, calendar, day)
     await put_targets(connection, judged, loads, calendar, day)
     await case_rows.fold(connection, day, RESOLVED_BY_ITSELF)
     await _freeze(connection, day, at, policies)
@@ -131,6 +131,17 @@ async def put_targets(
     replaced = [(row, calendar.business_date(row["made_at"])) for row in await rows.replaced_values(connection)]
     targets = [*_gap_targets(judged), *_load_targets(loads, calendar), *_replacement_targets(replaced, day)]
     await rows.put_targets(connection, targets)
+
+
+async def find(
+    connection: Connection,
+    judged: Iterable[tuple[Step, Evidence]],
+    loads: Iterable[StoredRow],
+    calendar: Calendar,
+    day: date,
+) -> None:
+    """Lay out what the close of `day` finds: the reasons for cases."""
+    await case_rows.find(connection, day, [*_gap_findings(judged), *_load_findings(loads, day, calendar)])
 
 
 async def _seal(connection: Connection, day: date, at: datetime) -> Closing:

@@ -96,7 +96,7 @@ FINDINGS: Mapping[str, str] = {
             WHERE (n.card, n.purse, n.generation) = (k.card, k.purse, k.generation) AND n.counter > k.counter
               AND n.counted AND NOT n.forked AND n.kind IN ({Kind.ENTRY.value}, {Kind.EXIT.value})
             ORDER BY n.counter LIMIT 1) AS next ON true
-        WHERE k.kind = {Kind.ENTRY.value} AND k.sealed AND k.origin_date <= (SELECT date FROM open_day)
+        WHERE k.kind = {Kind.ENTRY.value} AND k.sealed AND k.origin_date <= (SELECT date FROM judged_day)
           AND (next.kind = {Kind.EXIT.value} AND next.flags & 4 = 0) IS NOT TRUE""",
     "missing-entry": f"""
         SELECT 'missing-entry', {purse_subject("k")} || '/' || k.counter, 0, 'operator', {_OPERATOR.format("k")}, NULL
@@ -106,7 +106,7 @@ FINDINGS: Mapping[str, str] = {
               AND p.counted AND NOT p.forked AND p.kind IN ({Kind.ENTRY.value}, {Kind.EXIT.value})
             ORDER BY p.counter DESC LIMIT 1) AS before ON true
         WHERE k.kind = {Kind.EXIT.value} AND k.sealed AND k.flags & 4 = 0
-          AND k.origin_date <= (SELECT date FROM open_day)
+          AND k.origin_date <= (SELECT date FROM judged_day)
           AND (before.kind = {Kind.ENTRY.value} AND before.station = k.entry_station
                AND k.entry_at IN (0, before.at)) IS NOT TRUE""",
     "operator-total": f"""
@@ -122,7 +122,7 @@ FINDINGS: Mapping[str, str] = {
                 WHERE state = 'pending_issuer' AND taken_up_at IS NULL) AS record
             WHERE kind <> {Kind.LOAD.value}
             GROUP BY 1, 2, 3) AS r USING (operator, sector, date)
-        WHERE t.date <= (SELECT date FROM open_day) AND (coalesce(r.fen, 0), coalesce(r.count, 0)) <> (t.fen,
+        WHERE t.date <= (SELECT date FROM judged_day) AND (coalesce(r.fen, 0), coalesce(r.count, 0)) <> (t.fen,
             t.count)""",
     "fare": """
         SELECT 'fare', r.subject, abs(r.amount_fen - coalesce(t.due_fen, 0)), 'operator',
@@ -158,11 +158,13 @@ RESOLVE = """
       AND NOT EXISTS (SELECT FROM finding f WHERE f.kind = c.kind AND f.subject = c.subject)"""
 
 
-async def find(connection: asyncpg.Connection, found: Iterable[tuple[object, ...]]) -> None:
-    """Lay out all findings: those of SQL, and those that were judged (kind, subject, amount_fen, owner, detail,
-    resolution).
+async def find(connection: asyncpg.Connection, day: date, found: Iterable[tuple[object, ...]]) -> None:
+    """Lay out all findings of the close of a date: those of SQL, and those that were judged (kind, subject,
+    amount_fen, owner, detail, resolution).
     """
     await connection.execute(FINDING)
+    await connection.execute("CREATE TEMP TABLE judged_day (date date) ON COMMIT DROP")
+    await connection.execute("INSERT INTO judged_day VALUES ($1)", day)
     for statement in FINDINGS.values():
         await connection.execute(_INSERT + statement)
     await connection.executemany(_INSERT + "VALUES ($1, $2, $3, $4, $5::jsonb, $6)", list(found))

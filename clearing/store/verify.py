@@ -269,13 +269,3 @@ async def close_leaves(connection: asyncpg.Connection) -> list[asyncpg.Record]:
             = (p.rule, p.version, p.ledger, p.account, p.business_date, p.origin_date, p.amount_fen > 0)
         WHERE j.cause = 'close'""",
     )
-
-
-async def standing_cases(connection: asyncpg.Connection) -> set[tuple[str, str]]:
-    """(kind, subject) of every case."""
-    return {(row["kind"], row["subject"]) for row in await ask.rows(connection, "SELECT kind, subject FROM case_file")}
-
-
-async def unseen_cards(connection: asyncpg.Connection) -> set[bytes]:
-    """Cards of which something is known that no close has seen."""
-    return {row["card"] for row in await ask.rows(connection, "SELECT card FROM unseen")}
