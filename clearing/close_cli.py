@@ -147,20 +147,25 @@ def cases(
     """
     known = _ask(settings_with(state=state, dsn=dsn), READ, lambda pool: _cases(pool, kind))
     found = [case for case in known if everything or not case["resolved"]]
-    table = Table("kind", "subject", "fen", "opened", "resolved", "owner", "detail", title=f"{len(found)} cases")
-    for case in found:
-        resolved = f"{case['resolved']} {case['resolution']}" if case["resolved"] else ""
-        fields = (
-            case["kind"],
-            case["subject"],
-            case["amount_fen"],
-            case["opened"],
-            resolved,
-            case["owner"],
-            case["detail"],
-        )
-        table.add_row(*map(str, fields))
+    told = [_case_told(case) for case in found]
+    if not _console.is_terminal:
+        # Whoever reads a pipe wants whole cells, one case a line.
+        for cells in (CASE_COLUMNS, *told):
+            _console.out("\t".join(cells), highlight=False)
+        return
+    table = Table(*CASE_COLUMNS, title=f"{len(found)} cases")
+    for cells in told:
+        table.add_row(*cells)
     _console.print(table)
+
+
+CASE_COLUMNS = ("kind", "subject", "fen", "opened", "resolved", "owner", "detail")
+
+
+def _case_told(case: StoredRow) -> tuple[str, ...]:
+    resolved = f"{case['resolved']} {case['resolution']}" if case["resolved"] else ""
+    rest = (case["opened"], resolved, case["owner"], case["detail"])
+    return tuple(map(str, (case["kind"], case["subject"], case["amount_fen"], *rest)))
 
 
 async def _cases(pool: Pool, kind: str | None) -> list[StoredRow]:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from cardcore.errors import SetupError
 from clearing.clock import Clock, FileClock, SystemClock
 from clearing.settings import Settings
 from clearing.store.connect import connect_pool, losses_told
@@ -28,8 +29,14 @@ def clock_of(settings: Settings) -> Clock:
 async def open_pool(settings: Settings, readiness: Readiness, size: int = 2) -> AsyncIterator[Pool]:
     """A pool to the settings' database; the embedded server is started when it does not run, and stays up.
 
-    Raises DatabaseOlder, DatabaseNewer or MigrationFailed as `readiness` does.
+    Raises DatabaseOlder, DatabaseNewer or MigrationFailed as `readiness` does; SetupError when a reader names a state
+    directory without a database, since only a writer may make one.
     """
+    if readiness is READ and not settings.dsn and not (settings.state / "postgres").is_dir():
+        raise SetupError(
+            f"{settings.state} holds no database of the clearing house. Nothing was made or started. "
+            "Give the state directory of the service with --state, or its server with --dsn."
+        )
     dsn = settings.dsn or (await asyncio.to_thread(launch, settings.state)).dsn
     pool = await connect_pool(dsn, size=size)
     try:

@@ -18,6 +18,7 @@ from clearing.store import books as book_rows
 from clearing.store import kept as kept_rows
 from clearing.store import purses as purse_rows
 from clearing.store import verify as rows
+from clearing.store.guards import GUARDED, guards
 from clearing.store.standing import compare
 from clearing.store.types import Connection, Pool, StoredRow
 from keys.proof import merkle_root
@@ -73,6 +74,7 @@ async def _verify(connection: Connection) -> list[Check]:
     await put_targets(connection, judged, loads, calendar, max(days, default=date.min))
     await rows.lay_out(connection)
     checks = [_check(name, await rows.examine(connection, text)) for name, text in rows.CHECKS.items()]
+    checks.append(_check("L5 history is guarded", await rows.examine(connection, GUARDED, guards())))
     checks += [_check(AGAIN[rule], await rows.examine(connection, text)) for rule, text in rows.AGAIN.items()]
     checks.append(_check("F3 loads − spends = value on the card", await rows.examine(connection, rows.SHADOW)))
     checks.append(_told("R4 bodies are what was acknowledged", *await kept.unlike_their_header(connection)))

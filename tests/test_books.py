@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cardcore.errors import FormatError, RefusedError
+from cardcore.errors import FormatError, RefusedError, SetupError
 from clearing.close_cli import app
 from clearing.explain import explain
 from clearing.ledger.accounts import SettlementClass, class_of, party_of
@@ -189,7 +189,19 @@ def test_commands(database: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "missing-field 1" in said("import", str(taps), "--register-companies", "--clock", str(clock))
     assert "2026-03-04 is closed" in said("close", "--clock", str(clock))
     assert "checks hold" in said("verify")
-    assert "card-gap" in said("cases", "--kind", "card-gap")
+    head, *cases = said("cases", "--everything").splitlines()
+    assert head.split("\t")[:3] == ["kind", "subject", "fen"]
+    gap = next(cells for cells in (case.split("\t") for case in cases) if cells[0] == "card-gap")
+    assert gap[1].count("/") == 3
+    assert gap[1].startswith("0310")
+    assert {len(case.split("\t")) for case in cases} == {7}
     assert "posting 1:" in said("explain", "1")
     assert "substance_digest" in said("books", "--out", str(tmp_path / "out"))
     assert (tmp_path / "out" / "books.jsonl").exists()
+
+
+def test_a_reader_of_a_state_directory_without_a_database_makes_nothing(tmp_path: Path) -> None:
+    for words in (["verify"], ["cases"], ["explain", "1"], ["books", "--out", str(tmp_path / "out")]):
+        with pytest.raises(SetupError, match="holds no database"):
+            app([*words, "--state", str(tmp_path / "typo")], result_action="return_value", exit_on_error=False)
+    assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import structlog.testing
 
 from cardcore.errors import SetupError
 from clearing.service import ServiceSettings, running
@@ -153,6 +154,21 @@ async def test_time_health_and_host(open_house: House) -> None:
         assert await response.json() == {"ready": True}
     async with open_house.http.get(f"{open_house.url}/v1/time", headers={"Host": "evil.example"}) as response:
         assert (response.status, response.headers["Onecard-Code"]) == (421, "host")
+
+
+async def test_a_client_that_hangs_up_is_not_the_database_away(open_house: House) -> None:
+    with structlog.testing.capture_logs() as told:
+        _, writer = await asyncio.open_connection("127.0.0.1", int(open_house.url.rsplit(":", 1)[-1]))
+        head = f"PUT /v1/t/{BUS}/batches/1 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 900\r\n"
+        writer.write(head.encode() + b"Content-Type: application/vnd.onecard.batch\r\n\r\nOCB1")
+        await writer.drain()
+        await asyncio.sleep(0.2)
+        writer.transport.abort()
+        for _ in range(50):
+            if told:
+                break
+            await asyncio.sleep(0.1)
+    assert [entry["event"] for entry in told] == ["client hung up in the middle of a body"]
 
 
 async def test_a_dripping_body_is_cut_off(open_house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,10 +198,24 @@ async def test_what_no_close_has_seen_is_not_judged(database: str) -> None:
         assert CASES in await caught(side, "DELETE FROM case_file WHERE kind = 'operator-total'")
 
 
-async def test_disabled_guards_are_noticed(database: str) -> None:
+async def test_guards_that_are_off_gone_or_hollow_are_noticed(database: str) -> None:
     async with clearing_side(database) as side:
-        await side.pool.execute("ALTER TABLE posting DISABLE TRIGGER history_stands")
-        assert await failing(side) == {"L5 history is guarded"}
+        assert await failing(side) == set()
+        for hand in (
+            "ALTER TABLE posting DISABLE TRIGGER history_stands",
+            "ALTER TABLE fact ENABLE REPLICA TRIGGER history_stands",
+            "DROP TRIGGER closed_dates_stand ON posting",
+            "CREATE OR REPLACE FUNCTION history_stands() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+            "DROP TRIGGER history_stands ON batch; CREATE TRIGGER history_stands BEFORE TRUNCATE ON batch "
+            "FOR EACH STATEMENT EXECUTE FUNCTION history_stands()",
+        ):
+            async with side.pool.acquire() as connection:
+                tampering = connection.transaction(isolation="repeatable_read")
+                await tampering.start()
+                await connection.execute(hand)
+                names = {check.name for check in await verify(Single(connection)) if not check.ok}
+                await tampering.rollback()
+            assert names == {"L5 history is guarded"}, hand
 
 
 async def test_history_cannot_be_edited(database: str) -> None:

@@ -34,6 +34,9 @@ async def problems(request: web.Request, handler: Next) -> web.StreamResponse:
         return problem_response(Problem(400, "bad-schema", Retry.NEVER, str(error)))
     except web.HTTPException as error:
         return problem_response(Problem(error.status, _http_code(error), Retry.NEVER, error.reason))
+    except ClientHungUp:
+        _log.info("client hung up in the middle of a body", path=request.path)
+        return problem_response(Problem(400, "bad-frame", Retry.NOW, "The body ended early. Nothing was stored."))
     except UNAVAILABLE as error:
         _log.warning("database unavailable", path=request.path, error=repr(error))
         return problem_response(busy("The database is away. What became of this request is unknown. Send it again."))
@@ -52,9 +55,13 @@ async def guards(request: web.Request, handler: Next) -> web.StreamResponse:
     return await handler(request)
 
 
+class ClientHungUp(Exception):
+    """The connection went away before the whole body had come: nobody waits for an answer."""
+
+
 async def read_body(request: web.Request) -> bytes:
     """The body, at most 1 MiB also once it is inflated, within 30 s: a dripping client is cut off. Raises Problem 413,
-    408, or 400 for what is no whole gzip."""
+    408, or 400 for what is no whole gzip; ClientHungUp."""
     if (request.content_length or 0) > MOST_BYTES:
         raise too_large()
     try:
@@ -64,6 +71,8 @@ async def read_body(request: web.Request) -> bytes:
         raise too_large() from None
     except TimeoutError:
         raise Problem(408, "slow", Retry.NOW, "The body did not come in time. Nothing was stored.") from None
+    except OSError as error:
+        raise ClientHungUp from error
     return _inflated(body) if _encoding(request) == GZIP else body
 
 

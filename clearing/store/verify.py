@@ -37,15 +37,6 @@ CHECKS = {
         SELECT a.account IS NULL OR f.rule IS NULL AS bad, 'posting ' || posting_id AS label
         FROM posting p LEFT JOIN account a USING (ledger, account, class) LEFT JOIN flow f USING (rule, ledger,
             class)""",
-    "L5 history is guarded": """
-        SELECT t.tgname IS NULL OR t.tgenabled <> 'O' AS bad, g.guard || ' of ' || g.guarded AS label
-        FROM (VALUES ('history_stands', 'posting'), ('history_stands', 'journal'), ('history_stands', 'batch'),
-                     ('history_stands', 'fact'), ('history_stands', 'record_event'), ('history_stands', 'carried'),
-                     ('history_stands', 'closing'), ('history_stands', 'net_position'),
-                     ('history_stands', 'replacement_value'), ('history_stands', 'card_class'),
-                     ('closed_dates_stand', 'posting'),
-                     ('posting_sums_to_zero', 'posting')) AS g (guard, guarded)
-        LEFT JOIN pg_trigger t ON t.tgname = g.guard AND t.tgrelid = to_regclass(g.guarded)""",
     "L7 accounts stay on their side": """
         SELECT sum(amount_fen) * CASE WHEN split_part(account, ':', 1) IN ('fraud', 'subsidy', 'cash',
             'pending_receivable', 'source')
@@ -219,13 +210,14 @@ async def lay_out(connection: asyncpg.Connection) -> None:
     await connection.execute("ANALYZE due_leg, booked, unseen")
 
 
-async def examine(connection: asyncpg.Connection, check: str) -> asyncpg.Record:
+async def examine(connection: asyncpg.Connection, check: str, *arguments: object) -> asyncpg.Record:
     """checked, wrong, and up to three labels of what is wrong."""
     found: asyncpg.Record = await connection.fetchrow(
         f"""
         SELECT count(*) AS checked, count(*) FILTER (WHERE bad) AS wrong,
                coalesce((array_agg(label ORDER BY label) FILTER (WHERE bad))[1:3], '{{}}') AS examples FROM ({check}) AS
-                   thing"""
+                   thing""",
+        *arguments,
     )
     return found
 
