@@ -83,10 +83,13 @@ def explain(reference: str, /, *, state: Path | None = None, dsn: str | None = N
     Parameters
     ----------
     reference
-        A record as terminal/epoch/sequence or as card/proof key in hex, or the number of a posting.
+        A record as terminal/epoch/sequence or as card/proof key in hex, a load by its id or as card/purse/counter, or
+        the number of a posting.
     """
     _console.print(
-        _ask(settings_with(state=state, dsn=dsn), READ, lambda pool: explain_reference(pool, reference)), markup=False
+        _ask(settings_with(state=state, dsn=dsn), READ, lambda pool: explain_reference(pool, reference)),
+        markup=False,
+        soft_wrap=True,
     )
 
 
@@ -151,7 +154,7 @@ def cases(
     if not _console.is_terminal:
         # Whoever reads a pipe wants whole cells, one case a line.
         for cells in (CASE_COLUMNS, *told):
-            _console.out("\t".join(cells), highlight=False)
+            _console.file.write("\t".join(cells) + "\n")
         return
     table = Table(*CASE_COLUMNS, title=f"{len(found)} cases")
     for cells in told:

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 
 from cardcore.errors import FormatError, RefusedError
 from cardcore.record import Kind, Sector
+from clearing.grounds import MOST_SHOWN, grounds, load_lines, told_postings
 from clearing.store import explain as rows
 from clearing.store.types import Connection, Pool, StoredRow
 from keys.proof import merkle_root
 
-MOST_SHOWN = 20
 KINDS = {
     Kind.DEBIT: "debit",
     Kind.ENTRY: "entry",
@@ -51,10 +51,12 @@ async def explain(pool: Pool, reference: str) -> str:
         elif parts := re.fullmatch(r"([0-9a-f]{20})/([0-9a-f]{32}|[0-9a-f]{64})", reference.lower()):
             lines = await _named(connection, *map(bytes.fromhex, parts.groups()))
         else:
-            raise FormatError(
-                f"{reference!r} names nothing. Give terminal/epoch/sequence, card/proof key in hex, "
-                "or the number of a posting."
-            )
+            lines = await load_lines(connection, reference)
+            if not lines:
+                raise FormatError(
+                    f"{reference!r} names nothing. Give terminal/epoch/sequence, card/proof key in hex, "
+                    "a load's id or card/purse/counter, or the number of a posting."
+                )
     if not lines:
         raise RefusedError("unknown-reference", f"Nothing is stored under {reference}.")
     return "\n".join(lines)
@@ -125,14 +127,7 @@ def _head(record: StoredRow, name: str) -> list[str]:
 
 
 def _postings(postings: Sequence[StoredRow]) -> list[str]:
-    if not postings:
-        return ["  moves no money"]
-    return [
-        f"  posting {row['posting_id']} (journal {row['journal_id']}, {row['cause']} {row['reference']}): "
-        f"{row['ledger']} {row['account']} {row['part_fen']:+} of {row['amount_fen']:+} fen, "
-        f"{row['rule']}@{row['version']}, {row['business_date']}"
-        for row in postings
-    ]
+    return told_postings(postings, "moves no money")
 
 
 async def _cases(connection: Connection, record: StoredRow) -> list[str]:
@@ -163,6 +158,8 @@ async def _posting(connection: Connection, posting_id: int) -> list[str]:
     ]
     records = await rows.leaves_of(connection, posting)
     leaves = [row["leaf"] for row in records if row["leaf"] is not None]
+    if not leaves and not posting["count"]:
+        return lines + await grounds(connection, posting, records)
     lines.append(
         f"  {posting['count']} records: found {len(leaves)}, together {sum(row['fen'] for row in records):+} fen"
     )

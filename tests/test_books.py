@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -166,6 +167,40 @@ async def test_explain_goes_both_ways(database: str) -> None:
             await explain(side.pool, "yesterday")
         with pytest.raises(RefusedError):
             await explain(side.pool, "999999")
+
+
+async def test_explain_tells_what_stands_behind_a_posting_without_records(database: str) -> None:
+    async with clearing_side(database) as side:
+        await busy_day(side)
+
+        async def posting(rule: str, account: str) -> str:
+            number = await side.pool.fetchval(
+                "SELECT max(posting_id) FROM posting WHERE rule = $1 AND account LIKE $2 AND count = 0", rule, account
+            )
+            return await explain(side.pool, str(number))
+
+        fee = await posting("fee", "fee:%")
+        base = await side.pool.fetchrow(
+            "SELECT -sum(amount_fen)::bigint AS fen, sum(count) AS count FROM posting WHERE account = 'payable:101' "
+            "AND rule <> 'fee' AND business_date = (SELECT max(business_date) FROM posting WHERE rule = 'fee')"
+        )
+        assert f"stands on {base['fen']} fen posted to payable:101 of transit" in fee
+        assert "at 30 bps of the fee policy's version 2" in fee
+        assert f"{base['count']} records behind" in fee
+        replaced = await posting("replace", "transfer")
+        assert "stands on 1 replaced cards, together -550 fen" in replaced
+        assert f"purse 1 of card {card(6).hex()} held 550 fen when card {card(7).hex()} replaced it" in replaced
+        committed = await side.pool.fetchrow("SELECT * FROM load_order WHERE state = 'committed'")
+        by_evidence = await posting("load", "float:1")
+        assert "stands on 1 loads, together -300 fen" in by_evidence
+        assert f"load {committed['load_id']} of 300 fen from cash:901" in by_evidence
+        assert "committed on 2026-03-02 by evidence" in by_evidence
+        story = await explain(side.pool, committed["load_id"])
+        assert story == await explain(side.pool, f"{B.hex()}/1/1")
+        assert "purse float:1 -300 of -300 fen, load@1" in story
+        proven = await explain(side.pool, f"{B.hex()}/1/0")
+        assert "confirmed by the card's own record" in proven
+        assert re.search(rf"its record {B.hex()}/[0-9a-f]{{32}} is accepted", proven)
 
 
 def test_commands(database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

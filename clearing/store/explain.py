@@ -1,5 +1,7 @@
 """SQL of explanations: from a record to its postings, from a posting to its records."""
 
+from datetime import date
+
 import asyncpg
 
 from clearing.store import ask
@@ -151,3 +153,47 @@ async def cases_about(connection: asyncpg.Connection, subjects: list[str], card:
 async def _lay_out(connection: asyncpg.Connection, batch: int | None, journal: int | None) -> None:
     await connection.execute("DROP TABLE IF EXISTS due_leg")
     await connection.execute(due_legs(batch or 0, journal or 0))
+
+
+async def loads(connection: asyncpg.Connection, name: str) -> list[asyncpg.Record]:
+    """Orders of a load by its id, or all tries of `card/purse/counter`, the first one first."""
+    return await ask.rows(
+        connection,
+        """
+        SELECT * FROM load_order WHERE load_id = $1 OR encode(card, 'hex') || '/' || purse || '/' || counter = $1
+        ORDER BY authorised_at, load_id""",
+        name,
+    )
+
+
+async def records_of_load(connection: asyncpg.Connection, load: asyncpg.Record, kind: int) -> list[asyncpg.Record]:
+    """name and state of the proven records under a load's counter and of its amount."""
+    return await ask.rows(
+        connection,
+        f"SELECT {reference('f')}, f.state FROM fact f WHERE (card, purse, counter, amount_fen, kind) "  # noqa: S608
+        "= ($1, $2, $3, $4, $5)",
+        *(load[name] for name in ("card", "purse", "counter", "amount_fen")),
+        kind,
+    )
+
+
+async def replacement(connection: asyncpg.Connection, subject: str) -> list[asyncpg.Record]:
+    """old, new, purse, value_fen, made_at of `card/purse` in hex and decimal."""
+    return await ask.rows(
+        connection,
+        "SELECT old, new, purse, value_fen, made_at FROM replacement JOIN replacement_value USING (old) "
+        "WHERE encode(old, 'hex') || '/' || purse = $1",
+        subject,
+    )
+
+
+async def base_of_fee(connection: asyncpg.Connection, ledger: str, account: str, day: date) -> list[asyncpg.Record]:
+    """posting_id, count, amount_fen, rule of what a date posted to a payable beside fees."""
+    return await ask.rows(
+        connection,
+        "SELECT posting_id, count, amount_fen, rule FROM posting WHERE (ledger, account, business_date) = ($1, $2, $3) "
+        "AND rule <> 'fee' ORDER BY posting_id",
+        ledger,
+        account,
+        day,
+    )
