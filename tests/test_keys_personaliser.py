@@ -214,8 +214,8 @@ async def test_overdraft(suite: Suite, personaliser: Personaliser, store: Embedd
     assert refusal.value.code == "bad-mac1"
     who = f"card {reference.CARD.hex()}"
     by = f"to 800 fen, counter 7, terminal number {TERMINAL.hex()}, key {suite.name} v1"
-    assert [row[2:] for row in store.audit() if row[2].startswith("allowance")] == [
-        ("allowance", who, f"purse 1, 100 {by}"),
+    assert sorted(row[2:] for row in store.audit() if row[2].startswith("allowance")) == [
+        ("allowance", who, f"purse 1, 100 {by} ×1"),
         ("allowance refused", who, f"bad-mac1, purse 1, 101 {by}"),
     ]
 
@@ -331,5 +331,5 @@ async def test_a_kill_takes_nothing_of_a_finished_chip(store: EmbeddedStore) -> 
         await write(personaliser)
     await write(personaliser, 0x39, 0)
     with sqlite3.connect(store.book.state.path) as disk:
-        rows = disk.execute("SELECT act, detail FROM audit ORDER BY id DESC LIMIT 2").fetchall()
-    assert rows == [("used", "write 1:3F.11 SM4 ×3, write 0:39.11 SM4 ×1"), ("personalise", "control key replaced")]
+        rows = disk.execute("SELECT act, detail FROM audit ORDER BY id DESC LIMIT 1").fetchall()
+    assert rows == [("used", "write 1:3F.11 SM4 ×3, write 0:39.11 SM4 ×1")]
