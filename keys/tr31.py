@@ -5,7 +5,8 @@ AES, and carries 3DES roots only, because a block must not be weaker than its ke
 variant, which is withdrawn; they are refused. TR-31 knows no SM4: such a block has the algorithm `4` (numerals are
 left to the parties), which onecard reads and no other module should.
 
-A block's header is part of its MAC. The optional block LB names the root and its TEST mark, where onecard wrote it.
+A block's header is part of its MAC. The optional block LB names the root and its TEST mark, where onecard wrote it; a
+label of another party's is information for people and decides nothing.
 """
 
 import hmac
@@ -152,15 +153,15 @@ def unwrap(
 ) -> RootKey:
     """The root of a block, as the key `id` that its custodian says it is; a store takes it by `admit`.
 
-    Usage, mode of use, algorithm and version must be those of `id`; so must the label, when there is one. A block that
-    carries the TEST mark makes a TEST key whatever `test` says. Raises FormatError on a text that is no block, and
+    Usage, mode of use, algorithm and version must be those of `id`; so must a label that names one of our keys. A block
+    that carries the TEST mark makes a TEST key whatever `test` says. Raises FormatError on a text that is no block, and
     KeyUseError on a changed one, on a wrong protection key, and on attributes that do not fit.
     """
     header, labels, cipher, mac = _parsed(block, under)
     plain = under._open(header, cipher, mac)
     _check_attributes(header, id)
-    name, _, mark = labels.get("LB", id.name).partition(" ")
-    if name != id.name or mark not in ("", "TEST"):
+    name, mark = _labelled(labels.get("LB", ""))
+    if name not in ("", id.name):
         raise KeyUseError(f"the block holds {name!r}, which is not {id.name}; nothing was taken in")
     octets = plain[2 : 2 + KEY_BYTES]
     if int.from_bytes(plain[:2], "big") != KEY_BYTES * 8 or len(octets) != KEY_BYTES:
@@ -169,6 +170,31 @@ def unwrap(
         raise KeyUseError(f"{id} in the block has two equal halves, which is single DES; nothing was taken in")
     made = RootKey if header[11] == "E" else _KeptRoot
     return made(id, octets, state, test or mark == "TEST")
+
+
+def _labelled(label: str) -> tuple[str, str]:
+    """The name of our own key in a label, and its mark; nothing of a label that another party wrote."""
+    name, _, mark = label.partition(" ")
+    try:
+        return (KeyId.parse(name).name, mark) if mark in ("", "TEST") else ("", "")
+    except FormatError:
+        return "", ""
+
+
+def _sized(block: str, at: int) -> tuple[int, int]:
+    """Length of the optional block at a place, and of its head; 00 announces the number of bytes that the length has.
+
+    Raises FormatError where there is none, or one that does not even hold its own head.
+    """
+    size, head = block[at + 2 : at + 4], 4
+    if size == "00":
+        count = block[at + 4 : at + 6]
+        head = 6 + 2 * int(count, 16) if _HEX.fullmatch(count) else 0
+        size = block[at + 6 : at + head]
+    length = int(size, 16) if _HEX.fullmatch(size) else 0
+    if len(size) % 2 or not 4 <= head <= length <= len(block) - at:
+        raise FormatError("an optional block of the key block is malformed; nothing was taken in")
+    return length, head
 
 
 def _parsed(block: str, under: ProtectionKey) -> tuple[str, dict[str, str], bytes, bytes]:
@@ -184,11 +210,11 @@ def _parsed(block: str, under: ProtectionKey) -> tuple[str, dict[str, str], byte
         )
     end, optional = _HEADER_BYTES, {}
     for _ in range(int(block[12:14])):
-        name, size = block[end : end + 2], block[end + 2 : end + 4]
-        if not _HEX.fullmatch(size) or int(size, 16) < 4 or name in optional:
-            raise FormatError("an optional block of the key block is malformed; nothing was taken in")
-        optional[name] = block[end + 4 : end + int(size, 16)]
-        end += int(size, 16)
+        name, (length, head) = block[end : end + 2], _sized(block, end)
+        if name in optional:
+            raise FormatError(f"the key block has two optional blocks {name}; nothing was taken in")
+        optional[name] = block[end + head : end + length]
+        end += length
     body = block[end:]
     if not _HEX.fullmatch(body) or len(body) % (2 * under._block) or len(body) < 2 * (under._block + KEY_BYTES):
         raise FormatError("the key in the key block is no whole number of hexadecimal blocks; nothing was taken in")
@@ -205,7 +231,8 @@ def _check_attributes(header: str, id: KeyId) -> None:
         "mode of use": (mode, {_USAGE[id.purpose][1]}),
         # 00 is a key without a version of its own.
         "key version": (version, {"00", f"{id.version:02X}"}),
-        "exportability": (exportability, {"E", "N"}),
+        # S allows weaker ways of handing on than a key block: it is kept as N, which allows none.
+        "exportability": (exportability, {"E", "N", "S"}),
         "reserved field": (header[14:16], {"00"}),
     }
     for name, (found, allowed) in wanted.items():

@@ -16,7 +16,7 @@ from keys.engine.root import RootKey
 from keys.pkcs11 import Missing, open_token_store
 from keys.purposes import SCOPES, KeyId, KeyPurpose, KeyState
 from keys.store import open_store
-from keys.tr31 import ProtectionKey, Version, unwrap, wrap
+from keys.tr31 import ProtectionKey, Version, may_go_on, unwrap, wrap
 from tests.softhsm import softhsm
 
 TAC = KeyId(Suite.TRIPLE_DES, KeyPurpose.TAC, "1", 3)
@@ -141,7 +141,7 @@ def test_another_protection_key_opens_nothing() -> None:
         ("D0000E0TN03N0000", "mode of use is 'N'"),
         ("D0000E0TX04N0000", "key version is '04'"),
         ("D0000E0TXc3N0000", "no TR-31 key block"),
-        ("D0000E0TX03S0000", "exportability is 'S'"),
+        ("D0000E0TX03Q0000", "exportability is 'Q'"),
     ],
 )
 def test_attributes_that_do_not_fit_are_refused(header: str, why: str) -> None:
@@ -241,3 +241,54 @@ def test_protection_keys_show_their_check_value_only(show: Callable[[object], st
     assert AES.kcv.hex() in text
     assert AES_KEY.hex() not in text
     assert AES._enciphering.hex() not in text
+
+
+def with_optional(blocks: dict[str, str], under: bytes = AES_KEY, header: str = "D0000E0TX03E0000") -> str:
+    """A block of another party with these optional blocks."""
+    made = psec.tr31.KeyBlock(under, header)
+    for name, content in blocks.items():
+        made.header.blocks[name] = content
+    return made.wrap(KEY)
+
+
+@pytest.mark.parametrize("label", ["PROVINCE TAC KEY", "3des/TAC/1 of the province", "TAC", "sm4/TAC/1 x", ""])
+def test_a_label_of_another_party_decides_nothing(label: str) -> None:
+    root = unwrap(with_optional({"LB": label}), AES, TAC)
+    assert (octets(root), root.test, may_go_on(root)) == (KEY, False, True)
+
+
+@pytest.mark.parametrize("label", ["3des/LOAD/1", "sm4/TAC/1", "3des/TAC/3 TEST"])
+def test_a_label_of_ours_is_of_the_named_key(label: str) -> None:
+    with pytest.raises(KeyUseError, match="which is not 3des/TAC/1"):
+        unwrap(with_optional({"LB": label}), AES, TAC)
+    assert unwrap(with_optional({"LB": "3des/TAC/1 TEST"}), AES, TAC).test
+
+
+@pytest.mark.parametrize("length", [1, 250, 251, 252, 300, 4_000])
+@pytest.mark.parametrize("version", Version)
+def test_an_optional_block_of_any_length(length: int, version: Version) -> None:
+    """Beyond 255 characters the length itself is longer (00, and how many bytes it has)."""
+    protecting = bytes(range(16))
+    header = f"{version}0000E0TX03E0000"
+    block = with_optional({"CT": "A" * length, "TS": "2026-01-01T00:00:00Z"}, protecting, header)
+    under = protection(version, protecting)
+    assert octets(unwrap(block, under, TAC)) == KEY
+    for place in range(16, 40):
+        changed = f"{block[:place]}{'1' if block[place] == '0' else '0'}{block[place + 1 :]}"
+        with pytest.raises(OnecardError):
+            unwrap(changed, under, TAC)
+
+
+@pytest.mark.parametrize("size", ["0000", "0001", "0001FF", "00FF", "00020009", "0002FFFF", "00021", "03", "0G"])
+def test_an_optional_block_of_no_length_is_refused(size: str) -> None:
+    text = f"D0000E0TX03E0100CT{size}" + "0" * 96
+    with pytest.raises(FormatError):
+        unwrap(f"D{len(text):04d}{text[5:]}", AES, TAC)
+
+
+def test_a_sensitive_root_comes_in_and_goes_no_further() -> None:
+    """S allows handing on in weaker ways than a key block; here it is as not exportable."""
+    root = unwrap(foreign("D0000E0TX03S0000"), AES, TAC)
+    assert octets(root) == KEY
+    with pytest.raises(KeyUseError, match="not exportable"):
+        wrap(root, AES)
