@@ -24,7 +24,20 @@ import pytest
 from psec.mac import generate_retail_mac
 
 from cardcore import cryptogram
-from cardcore.authority import CardIdentity, KeyStep, LoadRequest, OverdraftRequest, Under
+from cardcore.authority import (
+    BlockAct,
+    BlockRequest,
+    CardIdentity,
+    KeyStep,
+    LoadRequest,
+    OverdraftRequest,
+    PinReloadRequest,
+    PinUnblockRequest,
+    ProtectedAnswer,
+    ProtectRequest,
+    Under,
+)
+from cardcore.card_files import MetroRecord
 from cardcore.errors import FormatError, KeyUseError, RefusedError
 from cardcore.record import Kind, Sector, Suite, TapRecord
 from cardcore.switches import Sm4SessionKey
@@ -488,10 +501,54 @@ async def test_the_ceilings_of_psams(place: Place, store: Store) -> None:
         await keeper.prove(psam(place.suites[0]), challenge)
 
 
+@pytest.mark.filterwarnings("ignore:.*TripleDES")
+async def test_the_upkeep_of_issued_cards(place: Place, store: Store) -> None:
+    """Locks, PINs and file commands under the keys 36 to 38 of one card, compared with a second reading."""
+    upkeep = store.upkeep()
+    for suite in place.suites:
+        line = card_key(suite, "MAINTENANCE/1")
+        made = await upkeep.protect(ProtectRequest(card(suite), 1, bytes.fromhex("00D69500020102"), CHALLENGE))
+        assert made[:-4] == bytes.fromhex("04D69500060102")
+        assert made[-4:] == secure_mac(suite, line, made[:-4])
+        block = await upkeep.block(BlockRequest(card(suite), 1, BlockAct.APPLICATION_BLOCK, CHALLENGE))
+        assert block == secure_mac(suite, line, bytes.fromhex("841E000004"))
+        body = b"what the card says"
+        answer = ProtectedAnswer(card(suite), 1, body, secure_mac(suite, line, body), CHALLENGE)
+        assert await upkeep.reveal(answer) == body
+        with pytest.raises(RefusedError, match="nothing of it is believed"):
+            await upkeep.reveal(replace(answer, mac=bytes(4)))
+        pin = bytes.fromhex("123456")
+        reloading = card_key(suite, "PIN_RELOAD/1")
+        if suite is Suite.TRIPLE_DES:
+            reloading = bytes(a ^ b for a, b in zip(reloading[:8], reloading[8:], strict=True))
+        assert await upkeep.reload_pin(PinReloadRequest(card(suite), 1, pin)) == reference.mac4(suite, reloading, pin)
+        plain = bytes.fromhex("8424000003") + pin
+        unblocked = await upkeep.unblock_pin(PinUnblockRequest(card(suite), 1, plain, CHALLENGE))
+        assert content(suite, card_key(suite, "PIN_UNBLOCK/1"), unblocked) == pin
+    assert {row[2] for row in store.audit(len(place.suites) * 6)} == {"upkeep", "upkeep refused"}
+
+
+async def test_the_guard_of_metro_gates(place: Place, store: Store) -> None:
+    """The MAC of an entry is SM4 whatever the card; a store without SM4 has no such handle."""
+    if Suite.SM4 not in place.suites:
+        with pytest.raises(KeyUseError, match="no usable key for ENTRY"):
+            store.entry_guard()
+        return
+    guard, record = store.entry_guard(), MetroRecord(counter=4)
+    mac = await guard.guard(card(Suite.SM4), 1, record)
+    covered = b"OCM1" + reference.CARD + b"\x01" + record.encode()[:38]
+    assert len(covered) == 53
+    key = card_key(Suite.SM4, "ENTRY")
+    assert mac == reference.chain(Suite.SM4, key, reference.pad(covered, 16), bytes(16))[:8]
+    assert await guard.holds(card(Suite.SM4), 1, replace(record, mac=mac))
+    assert not await guard.holds(card(Suite.SM4), 1, replace(record, mac=mac, counter=5))
+    assert [row[2] for row in store.audit(3)] == ["guard entry", "check entry", "check entry"]
+
+
 def handles(place: Place, store: Store) -> list[Guarded]:
     made = [store.tac_verifier(), store.act_verifier(), store.personaliser(), store.load_authoriser(Noon(), QUOTAS)]
-    made.append(store.psam_keeper())
-    return [*made, store.seal_verifier()] if Suite.SM4 in place.suites else made
+    made += [store.psam_keeper(), store.upkeep(), store.unload_authoriser(Noon(), QUOTAS)]
+    return [*made, store.seal_verifier(), store.entry_guard()] if Suite.SM4 in place.suites else made
 
 
 def test_acts_of_each_handle(place: Place, store: Store) -> None:
