@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -36,6 +36,7 @@ from cardcore.authority import (
     ProtectedAnswer,
     ProtectRequest,
     Under,
+    UnloadRequest,
 )
 from cardcore.card_files import MetroRecord
 from cardcore.errors import FormatError, KeyUseError, RefusedError
@@ -526,6 +527,29 @@ async def test_the_upkeep_of_issued_cards(place: Place, store: Store) -> None:
         unblocked = await upkeep.unblock_pin(PinUnblockRequest(card(suite), 1, plain, CHALLENGE))
         assert content(suite, card_key(suite, "PIN_UNBLOCK/1"), unblocked) == pin
     assert {row[2] for row in store.audit(len(place.suites) * 6)} == {"upkeep", "upkeep refused"}
+
+
+async def test_unloads(place: Place, store: Store) -> None:
+    """MAC2 for what a card has opened to pay out, and its MAC3 believed; compared with a second reading."""
+    authoriser = store.unload_authoriser(Noon(), QUOTAS)
+    for suite in place.suites:
+        load = any_load(suite)
+        named = {field.name: getattr(load, field.name) for field in fields(load)}
+        request = UnloadRequest(**{**named, "raw_balance_fen": 25_000, "amount_fen": 10_000})
+        block, size = reference.BLOCK[suite]
+        seed = reference.pad(request.random + request.counter.to_bytes(2, "big"), size)
+        session = block(card_key(suite, f"UNLOAD/{request.purse}"), seed)
+        number, paid = request.terminal_number, bytes.fromhex("00002710 03")
+        mac1 = reference.mac4(suite, session, (25_000).to_bytes(4, "big") + paid + number)
+        grant = await authoriser.authorise_unload(replace(request, mac1=mac1))
+        assert grant.mac2 == reference.mac4(suite, session, paid + number + grant.date + grant.time)
+        left = (15_000).to_bytes(4, "big") + request.counter.to_bytes(2, "big") + paid
+        mac3 = reference.mac4(suite, session, left + number + grant.date + grant.time)
+        await authoriser.confirm_unload(replace(request, mac1=mac1), grant, mac3)
+        with pytest.raises(RefusedError, match="pay nothing"):
+            await authoriser.confirm_unload(replace(request, mac1=mac1), grant, bytes(4))
+        with pytest.raises(RefusedError):
+            await authoriser.authorise_unload(replace(request, mac1=bytes(4), counter=9))
 
 
 async def test_the_guard_of_metro_gates(place: Place, store: Store) -> None:
