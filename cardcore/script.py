@@ -6,6 +6,7 @@ place when a script is resumed.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from cardcore.authority import KeyStep, Under
@@ -30,6 +31,7 @@ from cardcore.order import CardOrder, PsamOrder
 from cardcore.profile import ApplicationSpec, FileSpec, KeySpec, Profile, SuiteProfile
 from cardcore.psam_script import psam_steps
 from cardcore.step import (
+    ALREADY_GUARDED,
     ALREADY_THERE,
     Act,
     Authenticate,
@@ -112,15 +114,12 @@ def _identity(plan: SuiteProfile, order: CardOrder) -> Iterator[Step]:
     if item is None:
         return
     yield _directory(stage, item)
-    yield _select(stage, item)
-    yield _key_file(stage, item)
-    for key in _first_keys(item):
+    yield from _opened(plan, stage, item)
+    for key in _first_keys(item)[1:]:
         yield _added(plan, item.number, key, stage)
     common = [spec for spec in item.files if spec.fid == Sfi.COMMON]
     for spec in common:
         yield _created(stage, item.number, spec)
-        if not spec.protected:
-            yield _authenticated(stage, item)
         yield from _written(plan, order, item, spec, stage)
     yield from _files(stage, item, [spec for spec in item.files if spec not in common])
 
@@ -138,9 +137,17 @@ def _structure(plan: SuiteProfile) -> Iterator[Step]:
     for item in others:
         yield _directory(stage, item)
     for item in others:
-        yield _select(stage, item)
-        yield _key_file(stage, item)
+        yield from _opened(plan, stage, item)
         yield from _files(stage, item, item.files)
+
+
+def _opened(plan: SuiteProfile, stage: Stage, item: ApplicationSpec) -> Iterator[Step]:
+    """A directory up to its control key, and proved by it: from then on nobody else creates anything in it."""
+    yield _select(stage, item)
+    command = CreateKeyFile(item.key_file_size, item.add_right)
+    yield replace(_create(stage, item.number, "0000", command), settled=ALREADY_GUARDED)
+    yield _added(plan, item.number, item.keys[0], stage)
+    yield _authenticated(stage, item)
 
 
 def _create(stage: Stage, application: int, what: str, command: Command[None]) -> Step:
@@ -150,10 +157,6 @@ def _create(stage: Stage, application: int, what: str, command: Command[None]) -
 def _directory(stage: Stage, item: ApplicationSpec) -> Step:
     command = CreateDf(item.fid, item.size, item.create_right, item.erase_right, item.aid)
     return _create(stage, 0, f"{item.fid:04X}", command)
-
-
-def _key_file(stage: Stage, item: ApplicationSpec) -> Step:
-    return _create(stage, item.number, "0000", CreateKeyFile(item.key_file_size, item.add_right))
 
 
 def _files(stage: Stage, item: ApplicationSpec, files: Sequence[FileSpec]) -> Iterator[Step]:
@@ -181,10 +184,10 @@ def _created(stage: Stage, application: int, spec: FileSpec) -> Step:
 def _keys(plan: SuiteProfile, versions: KeyVersions) -> Iterator[Step]:
     first = _identifying(plan.profile)
     for item in plan.profile.applications:
-        written = _first_keys(item) if item is first else []
+        written = _first_keys(item) if item is first else item.keys[:1]
         yield _select(Stage.KEYS, item)
         for key in item.keys:
-            if key not in written and (item.number or key.type is not KeyType.CONTROL):
+            if key not in written:
                 yield _added(plan, item.number, key, Stage.KEYS, _version(plan, item, key, versions))
 
 

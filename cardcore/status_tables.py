@@ -244,7 +244,7 @@ BY_COMMAND: Mapping[str, Mapping[int, Meaning]] = {
             0x6982: (
                 _S.DENIED,
                 "the create right of the directory is not met",
-                "authenticate with the transport key first",
+                "authenticate with its control key first; on a blank that is the transport key",
             ),
             0x6A84: (_S.FORM, "no space is left in the directory", "use a profile with a larger directory"),
             0x6A86: (_S.FORM, "the file exists already", "go on, or erase the directory first"),

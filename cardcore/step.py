@@ -13,6 +13,8 @@ from cardcore.record import Suite
 from cardcore.switches import Sm4SessionKey
 
 ALREADY_THERE = frozenset({0x6A86})
+# A directory that has its control key refuses to create anything before it looks whether it is there.
+ALREADY_GUARDED = ALREADY_THERE | {0x6982}
 
 
 class Stage(Enum):
@@ -92,8 +94,8 @@ Act = Plain | Authenticate | WriteKeyAct | Secured | SetAllowance | Compare | Co
 class Step:
     """One step. `id` is stable and unique in a script; the journal keeps it.
 
-    A status word in `settled` counts as 9000. `probe`, asked only when a stage is repeated, succeeds if the step has
-    already been done.
+    When a stage is repeated, and only then, a status word in `settled` counts as 9000, and `probe` is asked, which
+    succeeds if the step has already been done.
     """
 
     id: str

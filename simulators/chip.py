@@ -148,17 +148,17 @@ class Chip:
             raise Refused(0x6700)
         return run(self, Command(apdu[:5], apdu[2], apdu[3], apdu[5:end], le))
 
-    def allows(self, right: int) -> bool:
-        """Right XY: Y ≤ state of the current DF ≤ X; 0Y: the state of the MF is at least Y."""
+    def allows(self, right: int, df: DedicatedFile | None = None) -> bool:
+        """Right XY: Y ≤ state of `df`, by itself the current one, ≤ X; 0Y: the state of the MF is at least Y."""
         if right == ALWAYS:
             return True
         if right < 0x10:
             return self.mf_state >= right
-        return right & 15 <= (self.mf_state if self.df is self.mf else self.state) <= right >> 4
+        return right & 15 <= (self.mf_state if (df or self.df) is self.mf else self.state) <= right >> 4
 
-    def require(self, right: int) -> None:
-        """6982 unless the security state gives `right`."""
-        if not self.allows(right):
+    def require(self, right: int, df: DedicatedFile | None = None) -> None:
+        """6982 unless the security state, of `df` where it is given, gives `right`."""
+        if not self.allows(right, df):
             raise Refused(0x6982)
 
     def grant(self, next_state: int) -> None:

@@ -18,9 +18,14 @@ from simulators.file_system import (
 
 
 def create_file(chip: Chip, command: Command) -> bytes:
-    """CREATE FILE: P1 P2 = file identifier; the key file comes before all others of its DF."""
+    """CREATE FILE: P1 P2 = file identifier; the key file comes before all others of its DF.
+
+    A DF without a 39.00 could be proved by nobody: there the right is that of the nearest above it that has one.
+    """
     fid, df = command.p1 << 8 | command.p2, chip.df
-    chip.require(df.create_right.value)
+    guard = df.guard
+    if guard is not None:
+        chip.require(guard.create_right.value, guard)
     if len(command.data) < 5:
         raise Refused(0x6700)
     files = df.files.value

@@ -227,6 +227,14 @@ class DedicatedFile:
         self.pins: Cell[dict[int, PinRecord]] = Cell({})
         self.lock = Cell(Lock.OPEN)
 
+    @property
+    def guard(self) -> "DedicatedFile | None":
+        """Where 39.00 is that guards this one: here, or in the nearest above while there is none here."""
+        df: DedicatedFile | None = self
+        while df is not None and (CONTROL, 0) not in df.keys.value:
+            df = df.parent
+        return df
+
     def applications(self) -> "Iterator[DedicatedFile]":
         """The dedicated files below, nearest first."""
         for file in self.files.value.values():

@@ -11,7 +11,6 @@ from simulators.file_system import (
     PIN,
     PIN_RELOAD,
     PIN_UNBLOCK,
-    DedicatedFile,
     KeyFile,
     KeyRecord,
     Lock,
@@ -68,9 +67,7 @@ def write_key(chip: Chip, command: Command) -> bytes:
     key_file = df.files.value.get(KEY_FILE_ID)
     if not isinstance(key_file, KeyFile):
         raise Refused(0x6A82)
-    owner: DedicatedFile | None = df
-    while owner is not None and (CONTROL, 0) not in owner.keys.value:
-        owner = owner.parent
+    owner = df.guard
     if owner is None:
         raise Refused(0x6A88)
     if command.p1 == ADD:

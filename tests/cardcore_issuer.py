@@ -55,7 +55,7 @@ class Issuer:
         try:
             for step in stage:
                 if not (repeated and step.probe and await self._probe(step.probe)):
-                    await self._act(step)
+                    await self._act(step, step.settled if repeated else frozenset())
                 self.done.append(step.id)
         except TornError:
             return False
@@ -68,16 +68,16 @@ class Issuer:
             return False
         return True
 
-    async def _act(self, step: Step) -> None:
+    async def _act(self, step: Step, settled: frozenset[int] = frozenset()) -> None:
         match step.act:
             case Plain(command):
-                self._ask(command, step.settled)
+                self._ask(command, settled)
             case Authenticate(application, under):
                 answer = await self.authority.authenticate(self.identity, application, under, self._challenge())
                 self._ask(ExternalAuthenticate(answer))
             case WriteKeyAct(key):
                 written = await self.authority.write_key(self.identity, key, self._challenge())
-                self._ask(WriteKey(written), step.settled)
+                self._ask(WriteKey(written), settled)
             case Secured(application, plain):
                 raw = await self.authority.secure(self.identity, application, plain.apdu().encode(), self._challenge())
                 plain.read(self._send(CommandApdu.decode(raw)))

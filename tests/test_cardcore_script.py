@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cardcore.apdu import CommandApdu, ResponseApdu
-from cardcore.authority import PersonalisationAuthority
+from cardcore.authority import PersonalisationAuthority, Under
 from cardcore.card_files import CityData, CommonData, Holder, MetroRecord, MetroState
-from cardcore.card_map import APPLICATIONS, TRANSIT, Sfi, card_factor, city_factor
+from cardcore.card_map import APPLICATIONS, CITY_CARD, TRANSIT, Sfi, card_factor, city_factor
 from cardcore.commands import (
     Crypt,
     GetBalance,
@@ -25,20 +25,20 @@ from cardcore.commands import (
     ReadObject,
     ReadRecord,
     Select,
-    UpdateBinary,
     VerifyPin,
 )
 from cardcore.commands.command import Command
 from cardcore.cryptogram import composite_mac_input
 from cardcore.errors import CardError, FormatError
 from cardcore.metro import ENTRY_KEY_ID, ENTRY_USAGE
-from cardcore.profile import load_profile
+from cardcore.profile import load_profile, profile_names
 from cardcore.record import Sector, Suite
-from cardcore.script import CardOrder, PsamOrder, Stage, psam_steps, steps
+from cardcore.script import Authenticate, CardOrder, PsamOrder, Stage, Step, psam_steps, steps
 from cardcore.tlv import parse
 from keys.ceremony import required_roots, test_ceremony
 from keys.store import open_store
 from simulators.card_os import SoftwareCard
+from simulators.file_system import BinaryFile
 from simulators.nvm import TearPoint
 from simulators.psam import SoftwarePsam
 
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:TripleDES has been moved")
 NAMES = {Suite.TRIPLE_DES: "3des", Suite.SM4: "sm4"}
 PURSES = {"shared-purse": {1}, "purse-per-sector": {1, 3, 4}}
 # Every APDU costs 15 ms on a real card.
-MOST_APDUS = {"shared-purse": 132, "purse-per-sector": 192}
+MOST_APDUS = {"shared-purse": 140, "purse-per-sector": 202}
 EVERY_CARD = [(name, suite) for name in PURSES for suite in Suite]
 
 
@@ -126,19 +126,40 @@ def test_a_blank_becomes_a_card(authority: PersonalisationAuthority, name: str, 
 
 
 @pytest.mark.parametrize("suite", Suite)
-def test_an_issued_card_is_closed(authority: PersonalisationAuthority, suite: Suite) -> None:
-    """The factory key opens nothing any more, files take no plain writes, and nobody creates beside the issuer."""
-    wanted = order(suite)
-    card, _ = personalised(authority, "shared-purse", wanted)
+@pytest.mark.parametrize("name", profile_names())
+def test_an_issued_card_is_closed(authority: PersonalisationAuthority, name: str, suite: Suite) -> None:
+    """The factory key opens nothing any more; in no directory anyone but the issuer creates, erases or writes."""
+    wanted, profile = order(suite), load_profile(name)
+    if any(item.number == CITY_CARD.number for item in profile.applications):
+        wanted = replace(wanted, card=bytes(2) + wanted.card[2:])
+    card, issuer = personalised(authority, name, wanted)
     again = Issuer(card, authority, wanted.identity)
     with pytest.raises(CardError, match="EXTERNAL AUTHENTICATE"):
-        asyncio.run(again.run(steps(load_profile("shared-purse"), wanted)))
+        asyncio.run(again.run(steps(profile, wanted)))
     card.power_on()
-    assert card.transmit(bytes.fromhex("80E03F090D380100F0F095FFFFF0000000FF"))[-2:] == b"\x69\x82"
-    ask(card, Select(TRANSIT.aid))
-    with pytest.raises(CardError, match="6987"):
-        ask(card, UpdateBinary(Sfi.CITY, bytes(60)))
-    assert card.transmit(bytes.fromhex("800E000000"))[-2:] == b"\x69\x82"
+    for item in profile.applications:
+        ask(card, Select(item.aid))
+        _is_closed(card)
+        plain = next(spec.fid & 0x1F for spec in item.files if spec.protected)
+        binary = isinstance(card.df.elementary(plain), BinaryFile)
+        bare = f"00D6{0x80 + plain:02X}000100" if binary else f"00E200{plain * 8:02X}0100"
+        assert card.transmit(bytes.fromhex(bare))[-2:].hex() == "6987", (item.label, "a write without its MAC")
+    # The issuer itself still can, where it has proved the control key of that very directory.
+    for item in profile.applications:
+        ask(card, Select(item.aid))
+        asyncio.run(issuer.run((Step("proof", Stage.ISSUE, item.number, Authenticate(item.number, Under.CONTROL)),)))
+        assert card.transmit(bytes.fromhex(NEW_FILE))[-2:] == b"\x90\x00"
+
+
+NEW_FILE = "80E0400107280010F0F0FFFF"
+# A directory, a file, one that would stand before another of its SFI, and a purse.
+CREATED = "80E03F090D380100F0F095FFFFF0000000FF", NEW_FILE, "80E00005072C0828F0F0FFFF", "80E00007072F0208F000FF18"
+
+
+def _is_closed(chip: SoftwareCard | SoftwarePsam) -> None:
+    """Nobody who has proved nothing makes or erases anything in the directory that is selected."""
+    for apdu in (*CREATED, "800E000000"):
+        assert chip.transmit(bytes.fromhex(apdu))[-2:].hex() == "6982", apdu
 
 
 def test_directory_lists_the_applications(authority: PersonalisationAuthority) -> None:
@@ -207,6 +228,7 @@ def test_a_psam_is_made(authority: PersonalisationAuthority, suite: Suite, secto
         assert told[-2:] == b"\x90\x00" and len(told) == 10, "one PSAM takes the cards of both suites"
     assert psam.transmit(bytes.fromhex("801A2601080000") + wanted.terminal_number) == b"\x90\x00"
     assert len(psam.transmit(bytes.fromhex("80FA050078") + bytes(120) + b"\x08")) == 10
+    _is_closed(psam)
 
 
 @pytest.mark.parametrize("gate", [True, False])

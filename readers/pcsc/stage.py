@@ -204,7 +204,7 @@ class StageRun:
 
     def _note(self, sent: Sequence[tuple[Step, CommandApdu]], answers: Sequence[ResponseApdu]) -> None:
         for (step, _), answer in zip(sent, answers, strict=False):
-            already = answer.sw in step.settled
+            already = self._probing and answer.sw in step.settled
             if not answer.ok and not already:
                 raise CardError(f"{step.id}: {explain(_name(step), answer.sw)}")
             self.reports.append(StepReport(step.id, answer.sw, already))
