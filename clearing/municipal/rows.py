@@ -106,14 +106,15 @@ class Layout:
 
 
 def judge_again(text: str, code: str) -> Tap:
-    """The judgement of a row from its normalised text alone; of its `code` only `columns` needs to be told, since the
-    text has every cell, but not how many the header named. Raises ValueError on a text that is none.
+    """The judgement of a row from its normalised text alone. Of its `code` only what the text cannot tell has to be
+    told: that the header named another number of cells, or that bytes were no characters. Raises ValueError on a text
+    that is none.
     """
     cells = json.loads(text)
-    fields = dict(zip(COLUMNS, cells, strict=False))
+    fields, extra = dict(zip(COLUMNS, cells, strict=False)), cells[len(COLUMNS) :]
     if len(fields) < len(COLUMNS) or not all(isinstance(value, str) for value in fields.values()):
         raise ValueError("a normalised row has a text in every column")
-    return _judge(0, fields, text, code if code == "columns" else "")
+    return _judge(0, fields, [(name, cell) for name, cell in extra], code if code in ("columns", "encoding") else "")
 
 
 def split(line: str) -> list[str]:
