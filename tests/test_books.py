@@ -194,7 +194,7 @@ async def test_explain_tells_what_stands_behind_a_posting_without_records(databa
         by_evidence = await posting("load", "float:1")
         assert "stands on 1 loads, together -300 fen" in by_evidence
         assert f"load {committed['load_id']} of 300 fen from cash:901" in by_evidence
-        assert "committed on 2026-03-02 by evidence" in by_evidence
+        assert "committed on 2026-03-03 by evidence" in by_evidence
         story = await explain(side.pool, committed["load_id"])
         assert story == await explain(side.pool, f"{B.hex()}/1/1")
         assert "purse float:1 -300 of -300 fen, load@1" in story

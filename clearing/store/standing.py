@@ -56,7 +56,7 @@ _MOVED = """
              FROM declared_total t WHERE t.operator || '/' || {sector} || '/' || t.date = subject)
          WHEN kind = 'business-date' THEN (SELECT max(s.seen) FROM (SELECT {imported} AS seen FROM import_file) AS s)
          WHEN subject ~ '^[0-9a-f]{{20}}[/@]' THEN (
-             SELECT seen FROM card_moved WHERE encode(card, 'hex') = left(subject, 20))
+             SELECT seen FROM card_moved WHERE card = decode(left(subject, 20), 'hex'))
          ELSE (SELECT seen FROM named WHERE named.subject = both_sides.subject) END""".format(
     imported=_SAW_INSTANT.format("imported_at"), sector=sector_label("t.sector")
 )
@@ -91,6 +91,7 @@ async def compare(connection: asyncpg.Connection, by_itself: Iterable[str]) -> l
     """
     for statement in (_CARD, _TERMINAL, _NAMED):
         await connection.execute(statement)
+    await connection.execute("CREATE INDEX ON card_moved (card)")
     await connection.execute("CREATE INDEX ON named (subject)")
-    await connection.execute("ANALYZE named")
+    await connection.execute("ANALYZE card_moved, named")
     return await ask.rows(connection, _COMPARED, list(by_itself))
