@@ -1,6 +1,6 @@
 """Command and response APDUs in the short form (ISO/IEC 7816-4, cases 1 to 4)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cardcore.errors import FormatError
 
@@ -18,7 +18,8 @@ class CommandApdu:
     ins: int
     p1: int
     p2: int
-    data: bytes = b""
+    # Some carry a PIN: neither an error nor a log shows them.
+    data: bytes = field(default=b"", repr=False)
     le: int | None = None
 
     def encode(self) -> bytes:
@@ -29,7 +30,9 @@ class CommandApdu:
         try:
             head = bytes((self.cla, self.ins, self.p1, self.p2))
         except ValueError as error:
-            raise FormatError(f"CLA, INS, P1 and P2 are one byte each, not {self}") from error
+            raise FormatError(
+                f"CLA, INS, P1 and P2 are one byte each, not {self.cla}, {self.ins}, {self.p1}, {self.p2}"
+            ) from error
         if data:
             head += bytes((len(data),)) + data
         if le is None:

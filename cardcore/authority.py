@@ -53,7 +53,7 @@ class KeyStep:
     suite: Suite
     under: Under
     prefix: bytes
-    suffix: bytes = b""
+    suffix: bytes = field(default=b"", repr=False)
     sector: int = 0
     p1: int = 0x01
     # Which DF's 39.00 protects the step when `under` is CONTROL; the same as `application` save for a key that

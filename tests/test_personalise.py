@@ -26,6 +26,7 @@ from readers.pcsc.direct import DirectChannel
 from readers.pcsc.journal import Journal, Line, Progress
 from readers.pcsc.look import CardView, look
 from readers.pcsc.personalise import Bench, Job, Scrapped, Unfinished, WrongChip
+from simulators.card_behaviour import Behaviour
 from simulators.card_os import PurseState, SoftwareCard
 from simulators.file_system import RecordFile
 from simulators.nvm import TearPoint
@@ -273,6 +274,17 @@ async def test_refused_step_scraps(store: EmbeddedStore, journal: Path) -> None:
     stock = kept.stock()
     assert stock == {Progress.RUNNING: 2, Progress.ISSUED: 4, Progress.SCRAPPED: 2}
     assert sum(stock.values()) == 8, "what went in is issued, scrapped or running"
+
+
+async def test_a_chip_whose_mac1_is_wrong_is_scrapped_and_the_others_go_on(store: EmbeddedStore, journal: Path) -> None:
+    making, kept = bench(store, journal)
+    odd = SoftwareCard.blank("sm4", rng=random.Random(5), behaviour=Behaviour(sm4_session_key="complement"))
+    jobs = [job(DirectChannel(odd), 5, Suite.SM4), job(DirectChannel(blank(seed=6)), 6)]
+    results = [result async for result in making.personalise_all(jobs)]
+    [scrapped] = [result for result in results if isinstance(result, Scrapped)]
+    assert "MAC1" in scrapped.reason
+    assert kept.stock() == {Progress.RUNNING: 0, Progress.ISSUED: 1, Progress.SCRAPPED: 1}
+    assert await making.personalise(job(DirectChannel(odd), 5, Suite.SM4)) == scrapped
 
 
 def _mixed() -> list[Job]:

@@ -10,20 +10,22 @@ import pytest
 from cardcore.apdu import CommandApdu
 from cardcore.authority import ActGrant, ActRequest, LoadAuthority, LoadGrant, LoadRequest
 from cardcore.card_map import APPLICATIONS, MF
-from cardcore.commands import Select, VerifyPin
+from cardcore.commands import DebitPurchase, GetTransactionProof, Select, VerifyPin
 from cardcore.commands.security import WrongPinError
-from cardcore.errors import CardError, ReaderError, RefusedError
-from cardcore.purse import Committed, Refused, Unknown
+from cardcore.errors import CardError, FormatError, ReaderError, RefusedError
+from cardcore.purse import Committed, Evidence, Refused, Unknown
 from cardcore.record import Kind, Sector, Suite, TapRecord
 from keys.columns import from_bytes
 from keys.proof import act_digest, split_digest
 from keys.store import EmbeddedStore
 from keys.verifiers import OpenedAct, Verdict
+from readers.counter.clerk import LoadOrder
 from readers.counter.desk import Desk, DeskUnreachable
 from readers.counter.loading import Claims, LoadCounter, draft
 from readers.counter.queue import CounterQueue, OpenLoad
-from readers.pcsc import purse, recovery
+from readers.pcsc import purse, recovery, scard
 from readers.pcsc.channel import DEADLINE_S, CardTorn, Replies
+from readers.pcsc.connection import Connection
 from readers.pcsc.direct import DirectChannel
 from readers.pcsc.purse import Till
 from simulators.card_os import PurseState, SoftwareCard
@@ -33,7 +35,7 @@ from tests.counter_side import PIN, Service, authoriser, issued, make_store, ord
 TERMINAL = 130001
 TILL = Till(TERMINAL, b"\0\0" + TERMINAL.to_bytes(4, "big"), "301")
 ALLOWANCE_FEN = 800
-CREDIT = 0x52
+CREDIT, PROOF = 0x52, 0x5A
 SUITES = (Suite.TRIPLE_DES, Suite.SM4)
 AFTER_COMMIT = (TearPoint.AFTER_MARKER, TearPoint.WHILE_COPYING, TearPoint.BEFORE_ANSWER)
 
@@ -216,6 +218,37 @@ async def test_another_load_came_in_between(store: EmbeddedStore, tmp_path: Path
     for _ in range(10):
         await load(channel, authoriser(store), 100)
     assert isinstance(await ask(came), Unknown), "the log has forgotten it"
+
+
+class Keeping(Fragile):
+    """A card that keeps the proof of a transaction beyond the next one, as GET TRANSACTION PROOF allows."""
+
+    kept: Replies | None = None
+
+    async def keep(self, evidence: Evidence) -> None:
+        proof = GetTransactionProof(evidence.transaction_type, evidence.counter)
+        self.kept = await super().run([Select(APPLICATIONS[1].aid).apdu(), proof.apdu()])
+
+    async def run(self, commands: Sequence[CommandApdu], deadline_s: float = DEADLINE_S) -> Replies:
+        if commands[-1].ins == PROOF and self.kept:
+            return Replies((self.kept.last(),))
+        return await super().run(commands, deadline_s)
+
+
+async def test_a_kept_proof_with_the_granted_mac2_decides(store: EmbeddedStore, tmp_path: Path) -> None:
+    """Whatever the card has done since, and wrote on top of its log."""
+    channel = Keeping((await start(store, tmp_path)).card)
+    await channel.reset()
+    channel.point, channel.returns = TearPoint.BEFORE_ANSWER, False
+    torn = await load(channel, authoriser(store), 5000)
+    assert isinstance(torn.outcome, Unknown)
+    channel.returns = True
+    await channel.reset()
+    await channel.keep(torn.outcome.evidence)
+    for _ in range(11):
+        assert isinstance((await load(channel, authoriser(store), 100)).outcome, Committed)
+    outcome = await recovery.find_out(channel, torn.outcome.evidence, 1, torn.key_index, PIN, torn.identity.card)
+    assert isinstance(outcome, Committed) and outcome.tac is not None
 
 
 @dataclass
@@ -437,3 +470,19 @@ async def test_undecided_load_is_left_to_clearing(store: EmbeddedStore, tmp_path
 
 async def test_pin_is_not_shown() -> None:
     assert PIN not in repr(VerifyPin(PIN))
+    command = VerifyPin(PIN).apdu()
+    assert repr(command.data) not in repr(command)
+    with pytest.raises(FormatError) as error:
+        replace(command, p1=256).encode()
+    assert repr(command.data) not in str(error.value)
+    assert PIN not in repr(LoadOrder(TILL, 1, 1, 100, PIN))
+
+
+@pytest.mark.parametrize("sw", ["6985", "6700", "6D00", "6F00"])
+async def test_what_was_announced_and_is_lost_was_done_all_the_same(sw: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """T=0: the card has said 61xx, so it debited; an error to GET RESPONSE cannot deny it."""
+    answers = iter((b"\x61\x08", bytes.fromhex(sw)))
+    monkeypatch.setattr(scard, "transmit", lambda *_: next(answers))
+    connection = Connection("a reader")
+    connection._handle = 1
+    assert connection.script([DebitPurchase(1, bytes(4), bytes(3), bytes(4)).apdu()]) == Replies((), torn=True)

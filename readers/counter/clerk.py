@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from rich.console import Console
@@ -41,7 +41,7 @@ class LoadOrder:
     application: int
     epoch: int
     amount_fen: int
-    pin: str
+    pin: str = field(repr=False)
 
 
 class Clerk:

@@ -10,6 +10,7 @@ from readers.pcsc.trace import Exchange, Trace
 
 PROTOCOL_T0 = 1
 MOST_PARTS = 256
+_DELIVERED = (b"\x90", b"\x62", b"\x63")
 GET_RESPONSE = bytes((0x00, 0xC0, 0x00, 0x00))
 
 
@@ -89,14 +90,17 @@ class Connection:
         raw = command.encode()
         if self._protocol == PROTOCOL_T0 and command.data and command.le is not None:
             raw = raw[:-1]
-        collected = b""
+        collected, announced = b"", False
         for _ in range(MOST_PARTS):
             answer = scard.transmit(self._handle, self._protocol, raw)
             if len(answer) == 2 and answer[0] == 0x6C and len(raw) == 5:
                 raw = raw[:4] + answer[1:]
             elif len(answer) >= 2 and answer[-2] == 0x61:
-                collected += answer[:-2]
+                collected, announced = collected + answer[:-2], True
                 raw = GET_RESPONSE + answer[-1:]
+            elif announced and answer[:1] not in _DELIVERED and len(answer) == 2:
+                # What was announced is lost, but the command was done: an error here would deny that.
+                return b""
             else:
                 return collected + answer if len(answer) >= 2 else b""
         return b""

@@ -7,13 +7,15 @@ from functools import partial
 from itertools import groupby
 
 from cardcore.authority import PersonalisationAuthority, UpkeepAuthority
-from cardcore.errors import CardError, ReaderError, SetupError
+from cardcore.errors import CardError, ReaderError, RefusedError, SetupError
 from cardcore.step import Stage, Step
 from readers.pcsc.anew import anew
 from readers.pcsc.channel import CardTorn
 from readers.pcsc.job import Job, Scrapped, Unfinished, WrongChip, recognise
 from readers.pcsc.journal import Journal, Line, Progress, StepReport
 from readers.pcsc.stage import StageRun
+
+BAD_MAC1 = "bad-mac1"
 
 __all__ = ["Bench", "Job", "Scrapped", "Unfinished", "WrongChip"]
 
@@ -77,7 +79,10 @@ class Bench:
                 reports = await self._stage(job, tuple(steps), probing=entry is not None)
             except CardTorn:
                 raise
-            except CardError as error:
+            except (CardError, RefusedError) as error:
+                # A wrong MAC1 is the chip's fault; whatever else the keys refuse is not.
+                if isinstance(error, RefusedError) and error.code != BAD_MAC1:
+                    raise
                 await self._write(job, script, Progress.SCRAPPED, reason=str(error))
                 return Scrapped(job.chip, str(error))
             progress = Progress.ISSUED if stage is last else Progress.RUNNING

@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable
 
 from cardcore.card_files import LogRecord
 from cardcore.commands import GetTransactionProof, InitLoad, InitPurchase, InitUnload, VerifyPin
-from cardcore.commands.purse import TransactionType
+from cardcore.commands.purse import TransactionProof, TransactionType
 from cardcore.errors import CardError, FormatError, ReaderError
-from cardcore.purse import Committed, CounterSeen, Evidence, Finding, Outcome, Refused, Unknown, resolve
+from cardcore.purse import Committed, CounterSeen, Evidence, Outcome, Refused, Unknown, resolve
 from cardcore.status import NOT_AVAILABLE
 from readers.pcsc.ask import ask, common_data, read_log
 from readers.pcsc.channel import Channel
@@ -80,12 +80,14 @@ async def _found(channel: Channel, evidence: Evidence, purse: int, card: bytes, 
     if found != card:
         raise CardError(f"this is card {found.hex()}, not {card.hex()}; put that card on the reader")
     proof = await _proof(channel, evidence)
+    if proof is not None and proof.mac == evidence.mac2:
+        return resolve(evidence, proof)
     log = await read_log(channel)
-    if proof is not None and log and not _tells(log[0], evidence):
+    if any(_tells(record, evidence) for record in log):
+        return Committed(evidence) if proof is None or evidence.mac2 else resolve(evidence, proof)
+    if proof is not None and log:
         what = _WORDS.get(evidence.transaction_type, "load")
         return Refused(evidence, f"counter {evidence.counter} went to another {what} of the card; this one never came")
-    if proof is None and any(_tells(record, evidence) for record in log):
-        return Committed(evidence)
     return resolve(evidence, proof or await counter())
 
 
@@ -96,7 +98,7 @@ def _tells(record: LogRecord, evidence: Evidence) -> bool:
     return told == sent
 
 
-async def _proof(channel: Channel, evidence: Evidence) -> Finding | None:
+async def _proof(channel: Channel, evidence: Evidence) -> TransactionProof | None:
     command = GetTransactionProof(evidence.transaction_type, evidence.counter)
     reply = (await channel.run([command.apdu()])).last()
     return None if reply.sw == NOT_AVAILABLE else command.read(reply)
