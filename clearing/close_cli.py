@@ -205,9 +205,9 @@ def _import_told(report: ImportReport) -> list[str | Table]:
         told.append(
             f"Companies that nobody knows: {', '.join(sorted(report.unknown))}. Name them in the `source` policy."
         )
-    table = Table("operator", "company", "rides", "full fare fen", "charged fen", "discount fen")
+    table = Table("operator", "company", "rides", "new", "full fare fen", "charged fen", "discount fen")
     for row in report.operators:
-        fields = (row.operator, row.name, row.rides, row.full_fare_fen, row.charged_fen, row.discount_fen)
+        fields = (row.operator, row.name, row.rides, row.fresh, row.full_fare_fen, row.charged_fen, row.discount_fen)
         table.add_row(*map(str, fields))
     return [*told, table]
 

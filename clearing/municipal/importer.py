@@ -34,11 +34,14 @@ TRANSIT = "transit"
 
 @dataclass(frozen=True, slots=True)
 class OperatorFigures:
-    """Rides of an operator in the file; amounts in fen, discount = full fare − charged."""
+    """Rides of an operator that the file names, each once; `fresh` of them no earlier import had accepted. Amounts in
+    fen, discount = full fare − charged.
+    """
 
     operator: int
     name: str
     rides: int
+    fresh: int
     full_fare_fen: int
     charged_fen: int
 
@@ -90,6 +93,7 @@ async def import_taps(pool: Pool, path: Path, clock: Clock, *, register_companie
         assert open_day is not None, "it was opened just before, if not earlier"
         report = ImportReport(digest)
         await rows.begin(connection, digest, SCHEME, path.name, clock.now())
+        first_journal = await rows.next_journal(connection)
         companies = _companies(policies, open_day, register_companies)
         desk = _Desk(connection, calendar, companies, open_day, clock.now())
         taps = _taps(path)
@@ -103,12 +107,13 @@ async def import_taps(pool: Pool, path: Path, clock: Clock, *, register_companie
         report.operators = [
             OperatorFigures(
                 row["operator"],
-                names.get(row["operator"], row["name"]),
+                names.get(row["operator"]) or row["name"],
                 row["rides"],
+                row["fresh"],
                 row["full_fen"],
                 row["charged_fen"],
             )
-            for row in await rows.figures(connection, digest)
+            for row in await rows.figures(connection, first_journal)
         ]
         return report
 

@@ -15,7 +15,9 @@ ROW = (
 
 
 async def begin(connection: asyncpg.Connection, digest: bytes, scheme: str, name: str, at: datetime) -> None:
-    """The file, if it is new, and a place for its rows to arrive at. One import at a time."""
+    """The file, if it is new, and a place for its rows to arrive at, and for what rides it names. One import at a
+    time.
+    """
     await connection.execute("LOCK TABLE import_file IN SHARE ROW EXCLUSIVE MODE")
     await connection.execute(
         "INSERT INTO import_file (digest, scheme, name, lines, imported_at) VALUES ($1, $2, $3, 0, $4) "
@@ -27,6 +29,7 @@ async def begin(connection: asyncpg.Connection, digest: bytes, scheme: str, name
     )
     await connection.execute("CREATE TEMP TABLE arriving (LIKE import_row) ON COMMIT DROP")
     await connection.execute("ALTER TABLE arriving ALTER file DROP NOT NULL")
+    await connection.execute("CREATE TEMP TABLE named (card bytea, row_key bytea) ON COMMIT DROP")
 
 
 async def holds_old_keys(connection: asyncpg.Connection) -> bool:
@@ -76,6 +79,7 @@ async def store_rows(
         file,
         journal,
     )
+    await connection.execute("INSERT INTO named SELECT DISTINCT card, row_key FROM arriving WHERE ride")
     await connection.execute("TRUNCATE arriving")
     return fresh
 
@@ -159,14 +163,18 @@ async def put_cut_off(connection: asyncpg.Connection, day: date, zone: str, at: 
     )
 
 
-async def figures(connection: asyncpg.Connection, file: bytes) -> list[asyncpg.Record]:
-    """Accepted rides of a file per operator: operator, name, rides, full_fen, charged_fen."""
+async def figures(connection: asyncpg.Connection, first_journal: int) -> list[asyncpg.Record]:
+    """Accepted rides that the file names, each once, per operator: operator, name, rides, fresh, full_fen, charged_fen.
+
+    Those are fresh that were accepted in this import, whose journals are numbered from the first one on.
+    """
     return await ask.rows(
         connection,
         """
-        SELECT r.operator, p.name, count(*) AS rides, sum(r.full_fare_fen)::bigint AS full_fen,
-               sum(r.charged_fen)::bigint AS charged_fen
-        FROM import_row r JOIN party p ON p.id = r.operator WHERE r.file = $1 AND r.state = 'accepted' AND r.ride
-        GROUP BY r.operator, p.name ORDER BY r.operator""",
-        file,
+        SELECT r.operator, p.name, count(*) AS rides, count(*) FILTER (WHERE r.journal_id >= $1) AS fresh,
+               sum(r.full_fare_fen)::bigint AS full_fen, sum(r.charged_fen)::bigint AS charged_fen
+        FROM (SELECT DISTINCT card, row_key FROM named) AS ride
+        JOIN import_row r USING (card, row_key) LEFT JOIN party p ON p.id = r.operator
+        WHERE r.state = 'accepted' GROUP BY r.operator, p.name ORDER BY r.operator""",
+        first_journal,
     )
