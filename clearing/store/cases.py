@@ -10,7 +10,7 @@ from datetime import date
 
 import asyncpg
 
-from cardcore.record import Kind
+from cardcore.record import Kind, Sector
 from clearing.store import ask
 from clearing.store.claims import OFFLINE, claim, purse_subject, record_subject, sector_label
 from clearing.store.close import FORK_SUBJECT
@@ -21,6 +21,8 @@ FINDING = """
     CREATE TEMP TABLE finding (kind text, subject text, amount_fen bigint, owner text, detail jsonb, resolution text)
     ON COMMIT DROP"""
 _INSERT = "INSERT INTO finding (kind, subject, amount_fen, owner, detail, resolution) "
+# The kinds of records that an operator declares the number and the fen of.
+_DECLARED = f"({', '.join(str(kind.value) for kind in Kind if kind is not Kind.LOAD)})"
 _OPERATOR = "jsonb_strip_nulls(jsonb_build_object('operator', {}.operator))"
 
 # By the kind of case that each finds.
@@ -115,12 +117,14 @@ FINDINGS: Mapping[str, str] = {
                'operator', jsonb_build_object('operator', t.operator, 'declared', t.count, 'received', coalesce(r.count,
                    0)), NULL
         FROM declared_total t LEFT JOIN (
-            SELECT operator, sector, origin_date AS date, count(*) AS count, sum(amount_fen)::bigint AS fen FROM (
-                SELECT operator, sector, origin_date, amount_fen, kind FROM known
+            SELECT operator, sector, date, count(*) AS count, sum(fen)::bigint AS fen FROM (
+                SELECT operator, sector, origin_date AS date, amount_fen AS fen FROM known WHERE kind IN {_DECLARED}
                 UNION ALL
-                SELECT operator, sector, origin_date, amount_fen, kind FROM exhibit
-                WHERE state = 'pending_issuer' AND taken_up_at IS NULL) AS record
-            WHERE kind <> {Kind.LOAD.value}
+                SELECT operator, sector, origin_date, amount_fen FROM exhibit
+                WHERE state = 'pending_issuer' AND taken_up_at IS NULL AND kind IN {_DECLARED}
+                UNION ALL
+                SELECT operator, {Sector.TRANSIT.value}, close_date, charged_fen FROM import_row
+                WHERE state = 'accepted') AS record
             GROUP BY 1, 2, 3) AS r USING (operator, sector, date)
         WHERE t.date <= (SELECT date FROM judged_day) AND (coalesce(r.fen, 0), coalesce(r.count, 0)) <> (t.fen,
             t.count)""",
