@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeVar
 
 import cyclopts
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from cardcore.errors import SetupError
 from clearing.close.command import Closing
@@ -205,7 +205,8 @@ def _import_told(report: ImportReport) -> list[str | Table]:
         told.append(
             f"Companies that nobody knows: {', '.join(sorted(report.unknown))}. Name them in the `source` policy."
         )
-    table = Table("operator", "company", "rides", "new", "full fare fen", "charged fen", "discount fen")
+    number = Column("operator", no_wrap=True)
+    table = Table(number, "company", "rides", "new", "full fare fen", "charged fen", "discount fen")
     for row in report.operators:
         fields = (row.operator, row.name, row.rides, row.fresh, row.full_fare_fen, row.charged_fen, row.discount_fen)
         table.add_row(*map(str, fields))

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import asyncpg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 from cardcore.errors import RefusedError
 from clearing.municipal.rows import COLUMNS, Layout
 from clearing.store.launcher import Server
+from clearing.store.migrate import migrate, migrations
 from keys.proof import sm3
-from tests.municipal_side import HEADER, bus, new_city
+from tests.municipal_side import HEADER, City, bus, new_city
 
 RIDE = bus("AB(C)1", "东风(巴士)")
 # Per cell of `RIDE`, other spellings of it.
@@ -84,11 +86,20 @@ async def test_other_spellings_count_nothing_anew(postgres: Server, migrated: st
         assert await city.digests() == before
 
 
-async def test_rows_under_the_keys_of_an_earlier_version(postgres: Server, migrated: str, tmp_path: Path) -> None:
-    async with new_city(postgres, migrated, tmp_path) as city:
-        await city.take(RIDE)
-        await city.pool.execute("UPDATE import_file SET key_version = 1")
+async def test_rows_under_the_keys_of_an_earlier_version(empty_database: str, tmp_path: Path) -> None:
+    """A database that imported before the keys were over values keeps its rows and parties, and takes no more files."""
+    async with asyncpg.create_pool(empty_database, min_size=1, max_size=2) as pool:
+        await migrate(pool, [migration for migration in migrations() if migration.number <= 6])
+        await pool.execute("INSERT INTO party VALUES (60001, 'operator', '东风巴士')")
+        await pool.execute("INSERT INTO import_file VALUES ('a', 'municipal-taps', 'taps.csv', 1, now())")
+        await pool.execute(
+            "INSERT INTO import_row (card, row_key, scheme, state, code, operator, ride, row, file, line) "
+            "VALUES ('c', 'k', 'municipal-taps', 'accepted', '', 60001, true, '', 'a', 1)"
+        )
+        await migrate(pool)
+        city = City(pool, tmp_path)
         before = await city.digests()
         with pytest.raises(RefusedError, match="Nothing was imported"):
             await city.take(bus("CARD1"))
         assert await city.digests() == before
+        assert await pool.fetchval("SELECT operator FROM import_row") == 60001

@@ -6,7 +6,9 @@ import pytest
 
 from clearing.close_cli import app
 from clearing.municipal import importer
+from clearing.municipal.companies import party_of
 from clearing.municipal.importer import ImportReport
+from clearing.municipal.rows import SCHEME
 from clearing.store.launcher import Server
 from tests.municipal_side import CLOCK, HEADER, bus, metro, new_city
 
@@ -65,4 +67,5 @@ def test_the_command_shows_what_is_new(database: str, tmp_path: Path, capsys: py
         command = ["import", file, "--dsn", database, "--register-companies", "--clock", clock]
         app(list(map(str, command)), result_action="return_value")
         line = next(line for line in capsys.readouterr().out.splitlines() if "│" in line)
-        assert [cell.strip() for cell in line.split("│")[3:7]] == ["2", fresh, "400", "160"]
+        operator, _, *cells = (cell.strip() for cell in line.split("│")[1:7])
+        assert (operator, cells) == (str(party_of(SCHEME, "东风巴士")), ["2", fresh, "400", "160"])
