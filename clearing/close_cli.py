@@ -206,7 +206,8 @@ def _import_told(report: ImportReport) -> list[str | Table]:
             f"Companies that nobody knows: {', '.join(sorted(report.unknown))}. Name them in the `source` policy."
         )
     number = Column("operator", no_wrap=True)
-    table = Table(number, "company", "rides", "new", "full fare fen", "charged fen", "discount fen")
+    company = Column("company", overflow="fold")
+    table = Table(number, company, "rides", "new", "full fare fen", "charged fen", "discount fen")
     for row in report.operators:
         fields = (row.operator, row.name, row.rides, row.fresh, row.full_fare_fen, row.charged_fen, row.discount_fen)
         table.add_row(*map(str, fields))
