@@ -6,7 +6,6 @@ place when a script is resumed.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import lru_cache
 
 from cardcore.authority import KeyStep, Under
@@ -19,6 +18,7 @@ from cardcore.commands import (
     CreateFile,
     CreateKeyFile,
     CreatePurse,
+    EraseDf,
     GetBalance,
     ReadBinary,
     ReadRecord,
@@ -31,7 +31,6 @@ from cardcore.order import CardOrder, PsamOrder
 from cardcore.profile import ApplicationSpec, FileSpec, KeySpec, Profile, SuiteProfile
 from cardcore.psam_script import psam_steps
 from cardcore.step import (
-    ALREADY_GUARDED,
     ALREADY_THERE,
     Act,
     Authenticate,
@@ -144,8 +143,9 @@ def _structure(plan: SuiteProfile) -> Iterator[Step]:
 def _opened(plan: SuiteProfile, stage: Stage, item: ApplicationSpec) -> Iterator[Step]:
     """A directory up to its control key, and proved by it: from then on nobody else creates anything in it."""
     yield _select(stage, item)
-    command = CreateKeyFile(item.key_file_size, item.add_right)
-    yield replace(_create(stage, item.number, "0000", command), settled=ALREADY_GUARDED)
+    # Whatever is in a directory without our control key may be anyone's, so that is how a repeated stage begins it.
+    proof, command = Authenticate(item.number, Under.CONTROL), CreateKeyFile(item.key_file_size, item.add_right)
+    yield Step(f"{stage.value}.{item.number}.0000", stage, item.number, Plain(command), probe=proof, afresh=EraseDf())
     yield _added(plan, item.number, item.keys[0], stage)
     yield _authenticated(stage, item)
 
@@ -210,7 +210,7 @@ def _added(plan: SuiteProfile, application: int, key: KeySpec, stage: Stage, ver
     probe = Authenticate(application, Under.CONTROL) if control else None
     step = key_step(plan, application, key, under, version=version)
     name = f"{stage.value}.{application}.{key.type:02X}-{step.id:02X}"
-    return Step(name, stage, application, WriteKeyAct(step), ALREADY_THERE, probe)
+    return Step(name, stage, application, WriteKeyAct(step), frozenset() if control else ALREADY_THERE, probe)
 
 
 def key_step(

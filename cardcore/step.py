@@ -13,8 +13,6 @@ from cardcore.record import Suite
 from cardcore.switches import Sm4SessionKey
 
 ALREADY_THERE = frozenset({0x6A86})
-# A directory that has its control key refuses to create anything before it looks whether it is there.
-ALREADY_GUARDED = ALREADY_THERE | {0x6982}
 
 
 class Stage(Enum):
@@ -95,7 +93,7 @@ class Step:
     """One step. `id` is stable and unique in a script; the journal keeps it.
 
     When a stage is repeated, and only then, a status word in `settled` counts as 9000, and `probe` is asked, which
-    succeeds if the step has already been done.
+    succeeds if the step has already been done. Where it fails, `afresh` goes before the step.
     """
 
     id: str
@@ -104,6 +102,7 @@ class Step:
     act: Act
     settled: frozenset[int] = frozenset()
     probe: Authenticate | Compare | CompareSecured | None = None
+    afresh: Command[None] | None = None
 
     @property
     def needs_challenge(self) -> bool:

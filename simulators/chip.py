@@ -57,7 +57,8 @@ class Chip:
         self.mf = DedicatedFile(MF_ID, MF_NAME, ALWAYS, ALWAYS, 0x01, None)
         self.mf.files.value = {0x0000: KeyFile(0x0000, 0x3F, 0xEF, ALWAYS)}
         transport = self.stored_key(SUITES[suite], TEST_TRANSPORT_KEY)
-        self.mf.keys.value = {(CONTROL, 0): KeyRecord(CONTROL, ALWAYS, ALWAYS, transport, tries=Tries.of(0xFF))}
+        control = KeyRecord(CONTROL, ALWAYS, ALWAYS, transport, next_state=0x0A, tries=Tries.of(0xFF))
+        self.mf.keys.value = {(CONTROL, 0): control}
         self.suite = suite
         self.blocked = Cell(False)
         self.powered = False

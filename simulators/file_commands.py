@@ -24,8 +24,7 @@ def create_file(chip: Chip, command: Command) -> bytes:
     """
     fid, df = command.p1 << 8 | command.p2, chip.df
     guard = df.guard
-    if guard is not None:
-        chip.require(guard.create_right.value, guard)
+    chip.require(guard.create_right.value, guard)
     if len(command.data) < 5:
         raise Refused(0x6700)
     files = df.files.value
@@ -41,9 +40,10 @@ def create_file(chip: Chip, command: Command) -> bytes:
 
 
 def erase_df(chip: Chip, command: Command) -> bytes:
-    """ERASE DF: the files and keys of the current DF go; the MF keeps its control key, or the card would be lost."""
-    df = chip.df
-    chip.require(df.erase_right.value)
+    """ERASE DF: the files and keys of the current DF go; the MF keeps its control key, or the card would be lost. Whose
+    right counts is as at CREATE FILE."""
+    df, guard = chip.df, chip.df.guard
+    chip.require(guard.erase_right.value, guard)
     stays = df is chip.mf
     kept = {fid: file for fid, file in df.files.value.items() if stays and fid == KEY_FILE_ID}
     control = {name: key for name, key in df.keys.value.items() if stays and name == (CONTROL, 0)}

@@ -228,10 +228,11 @@ class DedicatedFile:
         self.lock = Cell(Lock.OPEN)
 
     @property
-    def guard(self) -> "DedicatedFile | None":
-        """Where 39.00 is that guards this one: here, or in the nearest above while there is none here."""
-        df: DedicatedFile | None = self
-        while df is not None and (CONTROL, 0) not in df.keys.value:
+    def guard(self) -> "DedicatedFile":
+        """Where 39.00 is that guards this one: here, or while there is none here in the nearest above; the MF's never
+        goes."""
+        df = self
+        while (CONTROL, 0) not in df.keys.value and df.parent is not None:
             df = df.parent
         return df
 

@@ -68,8 +68,6 @@ def write_key(chip: Chip, command: Command) -> bytes:
     if not isinstance(key_file, KeyFile):
         raise Refused(0x6A82)
     owner = df.guard
-    if owner is None:
-        raise Refused(0x6A88)
     if command.p1 == ADD:
         chip.require(key_file.write_right)
     body, control, _ = chip.protected_body(command, owner, CONTROL)

@@ -55,6 +55,8 @@ class Issuer:
         try:
             for step in stage:
                 if not (repeated and step.probe and await self._probe(step.probe)):
+                    if repeated and step.afresh:
+                        self._ask(step.afresh)
                     await self._act(step, step.settled if repeated else frozenset())
                 self.done.append(step.id)
         except TornError:

@@ -11,10 +11,12 @@ from datetime import datetime
 from cardcore.apdu import CommandApdu, ResponseApdu
 from cardcore.authority import (
     CardIdentity,
+    KeyStep,
     OverdraftRequest,
     PersonalisationAuthority,
     ProtectedAnswer,
     ProtectRequest,
+    Under,
     UpkeepAuthority,
 )
 from cardcore.bcd import encode_moment
@@ -71,8 +73,11 @@ class StageRun:
         for step in steps:
             if self._probing and step.probe is not None and await self._has_been_done(step):
                 self.reports.append(StepReport(step.id, OK, already=True))
-            else:
-                await self._do(step)
+                continue
+            if self._probing and step.afresh is not None:
+                erasing = replace(step, id=f"{step.id}.afresh", act=Plain(step.afresh))
+                self._waiting.append((erasing, step.afresh.apdu()))
+            await self._do(step)
         await self._flush()
 
     async def _do(self, step: Step) -> None:
@@ -87,6 +92,8 @@ class StageRun:
                 self._compare(step, found, sw, expected)
             case SetAllowance():
                 await self._set_allowance(step, step.act)
+            case WriteKeyAct(key) if self._probing and step.settled and key.under is Under.TRANSPORT:
+                await self._write_again(step, key)
             case act:
                 protected = await self._protected(act, await self._challenge())
                 self._waiting.append((step, protected))
@@ -108,6 +115,16 @@ class StageRun:
             case Secured(application, command):
                 raw = await authority.secure(identity, application, command.apdu().encode(), challenge)
                 return CommandApdu.decode(raw)
+
+    async def _write_again(self, step: Step, key: KeyStep) -> None:
+        """A key that may be there already. Whoever has the factory's key could have written it: ours replaces it."""
+        answer = await self._ask(await self._protected(WriteKeyAct(key), await self._challenge()))
+        if answer.sw in step.settled:
+            proof = Authenticate(key.application, key.under)
+            await self._ask(await self._protected(proof, await self._challenge()))
+            ours = WriteKeyAct(replace(key, p1=key.type))
+            answer = await self._ask(await self._protected(ours, await self._challenge()))
+        self._note(replace(step, settled=frozenset()), answer)
 
     async def _enciphered(self, application: int, command: Command[object], challenge: bytes) -> bytes:
         """A command on an enciphered file, as the upkeep of the keys protects it."""
@@ -196,18 +213,18 @@ class StageRun:
         """One hop; what of the waiting commands was answered is checked and no longer waits."""
         waiting, self._waiting = self._waiting, []
         replies = await self._job.channel.run(commands)
-        self._note(waiting, replies.answers)
+        for (step, _), answer in zip(waiting, replies.answers, strict=False):
+            self._note(step, answer)
         if replies.torn:
             raise CardTorn(f"{self._job.chip} left the reader; put the same chip back, the script resumes")
         self._waiting = waiting[len(replies.answers) :]
         return replies.answers
 
-    def _note(self, sent: Sequence[tuple[Step, CommandApdu]], answers: Sequence[ResponseApdu]) -> None:
-        for (step, _), answer in zip(sent, answers, strict=False):
-            already = self._probing and answer.sw in step.settled
-            if not answer.ok and not already:
-                raise CardError(f"{step.id}: {explain(_name(step), answer.sw)}")
-            self.reports.append(StepReport(step.id, answer.sw, already))
+    def _note(self, step: Step, answer: ResponseApdu) -> None:
+        already = self._probing and answer.sw in step.settled
+        if not answer.ok and not already:
+            raise CardError(f"{step.id}: {explain(_name(step), answer.sw)}")
+        self.reports.append(StepReport(step.id, answer.sw, already))
 
 
 def _name(step: Step) -> str:
