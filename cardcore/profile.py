@@ -13,6 +13,7 @@ from cardcore.card_files import METRO_ID, TRANSFER_ID
 from cardcore.card_map import ALL_APPLICATIONS, MF_FID, KeyType, Sfi
 from cardcore.commands.personalise import FileKind
 from cardcore.errors import ProfileError
+from cardcore.profile_layout import layout_faults, naming_faults
 from cardcore.profile_spec import (
     ApplicationSpec,
     CommonLayout,
@@ -97,6 +98,8 @@ def read_profile(document: Mapping[str, object], where: str) -> Profile:
     numbers = [item.number for item in profile.applications]
     if numbers[:1] != [0] or len(set(numbers)) != len(numbers):
         raise ProfileError(f"{where}: a profile has applications of different numbers, 0 (the MF) first")
+    for fault in naming_faults(applications):
+        raise ProfileError(f"{where}: {fault}")
     if not (profile.pin.isascii() and profile.pin.isdecimal() and len(profile.pin) == 6):
         raise ProfileError(f"{where}: pin has 6 decimal digits")
     return profile
@@ -204,9 +207,7 @@ def _contradictions(application: ApplicationSpec, suites: tuple[Suite, ...]) -> 
         names = [(key.type, key.ids[suite]) for key in application.keys]
         if len(set(names)) != len(names):
             yield "two keys have the same type and id"
-    fids = [item.fid for item in application.files]
-    if len(set(fids)) != len(fids):
-        yield "two files have the same fid"
+    yield from layout_faults(application)
     if application.number and application.key_file_size < _KEY_BYTES * len(application.keys):
         yield f"key_file.size is too small for {len(application.keys)} keys of {_KEY_BYTES} bytes"
     if application.purse:

@@ -33,6 +33,10 @@ class FileSpec:
     def sfi(self) -> int:
         return self.fid & 0x1F
 
+    @property
+    def holds_records(self) -> bool:
+        return self.kind is not FileKind.BINARY
+
 
 @dataclass(frozen=True, slots=True)
 class KeySpec:

@@ -82,6 +82,12 @@ def broken(change: Change) -> Profile:
     return read_profile(altered, "broken.toml")
 
 
+def another(place: int, fid: int, length: int = 10) -> Change:
+    """One file more in the directory at this place."""
+    file = {"fid": fid, "kind": "binary", "length": length, "read": 0xF0, "write": 0xEF, "protected": True}
+    return lambda document: document["application"][place]["files"].append(file)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -120,6 +126,29 @@ def broken(change: Change) -> Profile:
         (lambda d: d["application"][1]["keys"].pop(8), "a purse needs a tac key"),
         (lambda d: d["application"][1]["keys"][3]["ids"].update(sm4=0x11), "same type and id"),
         (lambda d: d["application"][1]["files"].append(d["application"][1]["files"][0]), "same fid"),
+        (another(1, 0x0035), r"application\[2\]: file 0035: field 'fid' has the short identifier 15 of file 0015"),
+        (another(1, 0xEF02), "file EF02: field 'fid' has the short identifier 02 of file 0002"),
+        (another(1, 0x0001), "file 0001: field 'fid' is that of a purse"),
+        (another(2, 0x0002), "file 0002: field 'fid' is that of a purse"),
+        (another(1, 0x0000), "file 0000: field 'fid' is reserved"),
+        (another(0, 0x3F00), "file 3F00: field 'fid' is reserved"),
+        (another(1, 0x0020), "file 0020: field 'fid' ends in no short identifier"),
+        (another(1, 0x001F), "file 001F: field 'fid' ends in no short identifier"),
+        (another(0, 0x3F04), r"application\[4\]: field 'fid' 3F04 is that of file 3F04 of the MF"),
+        (another(1, 0x3F04), r"application\[2\]: file 3F04: field 'fid' is that of a directory"),
+        (another(1, 0x0003, length=0), "fields 'length' and 'count' are at least 1"),
+        (lambda d: d["application"][1]["files"][3].update(count=0), "file 0018: fields 'length' and 'count'"),
+        (lambda d: d["application"][1].update(fid=0x0001), r"application\[2\]: field 'fid' 0001 is that of file 0001"),
+        (lambda d: d["application"][3].update(fid=0x3F01), r"application\[4\]: field 'fid' 3F01 is that of .*\[2\]"),
+        (lambda d: d["application"][3].update(fid=0x3FFF), "'fid' 3FFF is reserved"),
+        (
+            lambda d: d["application"][3].update(aid=d["application"][1]["aid"]),
+            r"\[4\]: field 'aid' A0.* is that of .*\[2\]",
+        ),
+        (lambda d: d["application"][1].update(aid="AABB"), "field 'aid' has 5 to 16 bytes, not 2"),
+        (lambda d: d["application"][1].update(size=2390), "field 'size' is 2390, and .* take 2391 bytes"),
+        (lambda d: d["application"][1].update(create=0xF0), "field 'create' F0 gives that right to everyone"),
+        (lambda d: d["application"][1].update(erase=0xF0), "field 'erase' F0"),
         (lambda d: d["application"][1]["key_file"].update(size=100), "too small for 12 keys"),
         (lambda d: d["application"][1]["purse"].update(log_sfi=0x17), "log_sfi names a cyclic"),
         (lambda d: d["application"][1].update(fid=0x3F00), "only the MF"),
