@@ -169,6 +169,11 @@ class Chip:
         else:
             self.state = next_state & 15
 
+    def withdraw(self, next_state: int) -> None:
+        """A PIN was missed: the state that a right one granted falls, one that a key granted stays."""
+        if (self.mf_state if self.df is self.mf else self.state) == next_state & 15:
+            self.grant(0)
+
     def take_challenge(self) -> bytes:
         """The challenge given out by the command just before; 6985 when there was none."""
         if self._challenge_turn != self.turn - 1:

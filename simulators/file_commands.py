@@ -42,6 +42,10 @@ def create_file(chip: Chip, command: Command) -> bytes:
 def erase_df(chip: Chip, command: Command) -> bytes:
     """ERASE DF: the files and keys of the current DF go; the MF keeps its control key, or the card would be lost. Whose
     right counts is as at CREATE FILE."""
+    if command.p1 or command.p2:
+        raise Refused(0x6A86)
+    if command.data:
+        raise Refused(0x6700)
     df, guard = chip.df, chip.df.guard
     chip.require(guard.erase_right.value, guard)
     stays = df is chip.mf

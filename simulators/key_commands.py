@@ -126,7 +126,9 @@ def _pin_record(content: bytes) -> PinRecord:
 
 
 def card_block(chip: Chip, command: Command) -> bytes:
-    """CARD BLOCK: nothing is answered any more but 6A81."""
+    """CARD BLOCK, in the MF alone: nothing is answered any more but 6A81."""
+    if chip.df is not chip.mf:
+        raise Refused(0x6985)
     _maintenance(chip, command, command.p2 == 0)
     chip.memory.commit(chip.blocked.becomes(True))
     return OK

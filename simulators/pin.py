@@ -89,6 +89,7 @@ def _presented(chip: Chip, number: int, pin: bytes) -> PinRecord:
         chip.memory.note(chip.df.with_pin(number, replace(record, tries=tries.missed())))
     if not record.matches(pin):
         chip.pin_verified = False
+        chip.withdraw(record.next_state)
         raise Refused(0x6300 if tries is None else 0x63C0 | tries.left - 1)
     if tries is not None:
         record = replace(record, tries=tries.restored())

@@ -96,6 +96,8 @@ def init_for_purchase(psam: SoftwarePsam, command: Command) -> bytes:
     6985 at a ceiling, 6983 after too many wrong MAC2s in a row: both until SET CEILINGS.
     """
     psam.purchase, data = None, command.data
+    if command.p1 or command.p2:
+        raise Refused(0x6A86)
     levels, rest = divmod(len(data) - 20, 8)
     if rest or not 1 <= levels <= 3 or len(psam.terminal_number) != 6:
         raise Refused(0x6985 if not rest and 1 <= levels <= 3 else 0x6700)
@@ -131,6 +133,8 @@ def credit_for_purchase(psam: SoftwarePsam, command: Command) -> bytes:
 
     9302 for a wrong MAC2 after a right one, 63Cx for the next wrong ones: x tries are left. 63C0 locks purchases.
     """
+    if command.p1 or command.p2:
+        raise Refused(0x6A86)
     if len(command.data) != 4:
         raise Refused(0x6700)
     purchase, psam.purchase = psam.purchase, None

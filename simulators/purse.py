@@ -116,6 +116,7 @@ def _forget_like_proof(card: PurseChip, opened: Opened, counter: int) -> None:
 
 def credit_for_load(card: PurseChip, command: Command) -> bytes:
     """CREDIT FOR LOAD: D ‖ T ‖ MAC2 → TAC over the new raw balance."""
+    _plain(command)
     opened = _opened(card, command, (Sort.LOAD,), 11)
     purse, when, mac2 = opened.file.purse.value, command.data[:7], command.data[7:]
     tail = opened.amount + bytes((opened.transaction_type,)) + opened.terminal_number + when
@@ -137,6 +138,8 @@ def debit(card: PurseChip, command: Command) -> bytes:
 
 def _debit_for_purchase(card: PurseChip, command: Command) -> bytes:
     opened = _opened(card, command, _DEBITS, 15)
+    if opened.sort is Sort.COMPOSITE and not opened.cache:
+        raise Refused(0x6985)
     data, purse = command.data, opened.file.purse.value
     transaction, when, mac1 = data[:4], data[4:11], data[11:]
     opened.session = session = opened.key.secret.session(opened.random + opened.counter + transaction[2:])
@@ -170,6 +173,7 @@ def _debit_for_unload(card: PurseChip, command: Command) -> bytes:
 
 def update_allowance(card: PurseChip, command: Command) -> bytes:
     """UPDATE OVERDRAW LIMIT: limit(3) ‖ D ‖ T ‖ MAC2 → TAC; the raw balance moves by the difference of the limits."""
+    _plain(command)
     opened = _opened(card, command, (Sort.ALLOWANCE,), 14)
     purse, limit, when, mac2 = opened.file.purse.value, command.data[:3], command.data[3:10], command.data[10:]
     tail = limit + bytes((opened.transaction_type,)) + opened.terminal_number + when
@@ -209,6 +213,8 @@ def get_balance(card: PurseChip, command: Command) -> bytes:
     """GET BALANCE: the raw balance, 4 bytes; P1 03 is what T-Union validators send. ED needs the PIN."""
     if command.p1 not in (0x00, 0x03) or command.p2 not in (1, 2):
         raise Refused(0x6A86)
+    if command.data:
+        raise Refused(0x6700)
     file = _purse(card, command.p2)
     if command.p2 == 1 and not card.pin_verified:
         raise Refused(0x6982)
@@ -245,6 +251,11 @@ def _afford(sort: Sort, purse: PurseCell, amount_fen: int) -> None:
             raise Refused(0x9401)
     elif sort is not Sort.ALLOWANCE and amount_fen > purse.raw_fen:
         raise Refused(0x9401)
+
+
+def _plain(command: Command) -> None:
+    if command.p1 or command.p2:
+        raise Refused(0x6A86)
 
 
 def _opened(card: PurseChip, command: Command, sorts: tuple[Sort, ...], length: int) -> Opened:

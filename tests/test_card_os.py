@@ -13,6 +13,7 @@ from terminal_side import (
     AIDS,
     PIN,
     SUITES,
+    TERMINAL,
     TRANSPORT,
     Till,
     TripleDes,
@@ -157,7 +158,11 @@ def test_block_and_unblock(till: Till) -> None:
     assert protected(suite, card, line, "841E0001", b"") == 0x9000
     assert protected(suite, card, line, "84180000", b"") == 0x9303
     till.tap(3)
-    assert protected(suite, card, line, "84160000", b"") == 0x9000
+    assert protected(suite, card, line, "84160000", b"") == 0x6985, "an application's key blocks no card"
+    must(card, "00A40000", bytes.fromhex("3F00"))
+    write_key(suite, card, till.keys.control, "84D40100", header(0x36, 0xF0, 0xF0, 0xFF, 0x33) + bytes(range(16)))
+    assert protected(suite, card, line, "84160000", b"") == 0x6988
+    assert protected(suite, card, bytes(range(16)), "84160000", b"") == 0x9000
     card.power_on()
     assert send(card, "00A40400", bytes.fromhex(AIDS[1]))[1] == 0x6A81
 
@@ -256,6 +261,41 @@ def test_fixed_records(till: Till) -> None:
     assert [record(card, 0x19, number) for number in (1, 2)] == [bytes(32), b"\x55" * 32]
     assert send(card, "00DC02CC", bytes(31))[1] == 0x6700
     assert send(card, "00DC05CC", bytes(32))[1] == 0x6A83
+
+
+def test_p1_and_p2_are_looked_at(till: Till) -> None:
+    """A command with other parameters is another command: nothing is done, and what was opened is closed."""
+    card, before = till.card, balance(till.card)
+    for head, length, opening in (
+        ("80521234", 11, "80500002"),
+        ("8058FFFF", 14, "80500402"),
+        ("80540101", 15, "80500102"),
+    ):
+        till.tap()
+        till.enter_pin()
+        amount = b"" if opening == "80500402" else (5).to_bytes(4, "big")
+        must(card, opening, bytes([till.key_id]) + amount + TERMINAL)
+        assert send(card, head, bytes(length))[1] == 0x6A86
+        assert send(card, head[:4] + ("0100" if length == 15 else "0000"), bytes(length))[1] == 0x6901
+    assert send(card, "800E1234")[1] == send(card, "800E0001")[1] == 0x6A86
+    assert send(card, "805C0002", bytes(1), le=4)[1] == 0x6700
+    assert balance(card) == before
+
+
+def test_a_missed_pin_takes_back_what_it_gave(till: Till) -> None:
+    """The state that a right one granted falls; one that a key granted is not the PIN's to take."""
+    act = f"008802{till.suite.offset + 2:02X}"
+    till.enter_pin()
+    must(till.card, act, bytes(16), 8)
+    assert send(till.card, "00200000", b"\x99\x99\x99")[1] == 0x63C2
+    assert send(till.card, act, bytes(16), 8)[1] == 0x6982
+    till.enter_pin()
+    must(till.card, act, bytes(16), 8)
+    challenge = must(till.card, "00840000", le=8)
+    proof = till.suite.encrypt(till.keys.control, challenge.ljust(till.suite.block, b"\0"))
+    must(till.card, "00820000", proof)
+    assert send(till.card, "00200000", b"\x99\x99\x99")[1] == 0x63C2
+    must(till.card, act, bytes(16), 8)
 
 
 def test_bad_parameters(till: Till) -> None:

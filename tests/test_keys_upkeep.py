@@ -36,6 +36,7 @@ from cardcore.commands import (
     ApplicationUnblock,
     CardBlock,
     DebitPurchase,
+    ExternalAuthenticate,
     GetChallenge,
     InitPurchase,
     InitUpdate,
@@ -391,6 +392,9 @@ def test_files_are_mended_and_read_under_protection(name: str, suite: Suite, ban
     assert seen >= 2
     purse = counter.purses[0]
     counter.select(purse)
+    issuer = counter.store.personaliser()
+    proof = asyncio.run(issuer.authenticate(counter.identity, purse, Under.CONTROL, counter.ask(GetChallenge())))
+    counter.ask(ExternalAuthenticate(proof))
     must(counter.card, "80E00007", bytes.fromhex("E80028F0F0FFFF"))
     for size in (7, 15, 30):
         counter.write(purse, UpdateBinary(7, bytes(range(size))), enciphered=True)

@@ -210,6 +210,17 @@ def test_composite_is_one_act(till: Till) -> None:
     assert [record(card, 0x1E, number) for number in (1, 2, 3)] == [TRIP, TRIP[::-1], TRIP]
 
 
+def test_composite_without_a_record_is_refused(till: Till) -> None:
+    """A gate pays with its record or not at all; MAC1 is right here."""
+    before = balance(till.card)
+    opened = till.start(0x03, 100)
+    seed = opened[11:15] + opened[4:6] + b"\0\1"
+    session = till.suite.session(till.keys.purchase, seed)
+    mac1 = till.mac(session, (100).to_bytes(4, "big") + b"\x09" + TERMINAL + WHEN)
+    assert send(till.card, "80540100", bytes((0, 0, 0, 1)) + WHEN + mac1, 8)[1] == 0x6985
+    assert balance(till.card) == before
+
+
 def test_composite_unfinished_is_nothing(till: Till) -> None:
     card = till.card
     till.start(0x03, 100)

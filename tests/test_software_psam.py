@@ -87,6 +87,12 @@ def test_refusals(name: str) -> None:
     must(psam, "80700000", purchase(bytes(4), bytes(2), 6, algorithm), 8)
     send(psam, "80700000", purchase(bytes(4), bytes(2), 6, 4 - algorithm), 8)
     assert send(psam, "80720000", bytes(4))[1] == 0x6901, "a refused one closes the one before"
+    number = psam.next_transaction
+    assert send(psam, "80701234", purchase(bytes(4), bytes(2), 6, algorithm), 8)[1] == 0x6A86
+    assert psam.next_transaction == number
+    must(psam, "80700000", purchase(bytes(4), bytes(2), 6, algorithm), 8)
+    assert send(psam, "80725678", bytes(4))[1] == 0x6A86
+    assert send(psam, "80720000", bytes(4))[1] == 0x9302, "no MAC2 was looked at before"
     assert protected(SUITES[name], psam, TRANSPORT, "84D40109", bytes(21), encipher=True) == 0x6988
     assert send(blank_psam(name), "80700000", purchase(bytes(4), bytes(2), 6, algorithm), 8)[1] == 0x6985
 
