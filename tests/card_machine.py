@@ -520,7 +520,7 @@ class CardMachine(RuleBasedStateMachine):
         else:
             assert told == bytes([0x63, 0xC0 | before.tries - 1])
             self.known = replace(before, tries=before.tries - 1)
-            self.verified = False
+            self.verified, self.state = False, 0 if self.state == 1 else self.state
             self.happened["PIN wrong"] += 1
 
     def _count(self, act: str, lost: bool) -> None:
