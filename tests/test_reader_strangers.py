@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cardcore.apdu import CommandApdu
 from cardcore.card_files import CityData, CommonData
-from cardcore.card_map import CONTACTLESS_DIRECTORY, MF_NAME, TRANSIT
+from cardcore.card_map import CONTACTLESS_DIRECTORY, MF_NAME, SOCIAL, TRANSIT
 from cardcore.errors import ReaderError
 from cardcore.tlv import build
 from readers.counter.clerk import Clerk, Status
@@ -87,6 +87,7 @@ async def test_bank_card() -> None:
         ("A00000000386980701", "住建部"),
         ("D2760000850101", "NFC"),
         ("A0000000041010", "万事达"),
+        (SOCIAL.aid.hex(), "社会保障卡"),
     ],
 )
 async def test_known_by_an_application(aid: str, told: str) -> None:
@@ -95,25 +96,53 @@ async def test_known_by_an_application(aid: str, told: str) -> None:
     assert told in text
 
 
-async def test_other_city() -> None:
-    common = CommonData(
-        issuer_id=bytes.fromhex("01041100FFFFFFFF"), card=bytes.fromhex("03101100000012345678"),
-        starts=date(2024, 1, 1), expires=date(2034, 1, 1),
-    )  # fmt: skip
+COMMON = CommonData(
+    issuer_id=bytes.fromhex("01041100FFFFFFFF"), card=bytes.fromhex("03101100000012345678"),
+    starts=date(2024, 1, 1), expires=date(2034, 1, 1),
+).encode()  # fmt: skip
+SHOWN = build(0x9F0C, COMMON)
+
+
+def _fci(name: bytes, shown: bytes = b"") -> bytes:
+    return build(0x6F, build(0x84, name) + (build(0xA5, shown) if shown else b""))
+
+
+def t_union(fci: bytes = _fci(TRANSIT.aid), common: bytes = COMMON, also: bytes = b"") -> Answer:
+    """A T-Union card of another city: its FCI and EF 0015, and the name of another application on it."""
     city = CityData(province="1100", city="1100", concession=1).encode()
 
     def answer(apdu: bytes) -> bytes:
         if apdu[1] == 0xA4:
-            found = _names_of(apdu) == TRANSIT.aid
-            return build(0x6F, build(0x84, TRANSIT.aid)) + b"\x90\x00" if found else NOT_FOUND
+            selected = {TRANSIT.aid: fci, also: _fci(also)}.get(_names_of(apdu) or b"-")
+            return selected + b"\x90\x00" if selected else NOT_FOUND
         if apdu[1] == 0xB0:
-            return {0x95: common.encode(), 0x97: city}.get(apdu[2], b"")[: apdu[-1]] + b"\x90\x00"
+            return {0x95: common, 0x97: city}.get(apdu[2], b"")[: apdu[-1]] + b"\x90\x00"
         return bytes.fromhex("00001388") + b"\x90\x00" if apdu[1] == 0x5C else b"\x6a\x83"
 
+    return answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        t_union(),
+        t_union(_fci(TRANSIT.aid, SHOWN), also=SOCIAL.aid),
+        t_union(_fci(TRANSIT.aid, build(0x9F0C, COMMON + bytes(4)))),
+        t_union(bytes.fromhex("6F80") + build(0x84, TRANSIT.aid) + bytes(2)),
+    ],
+    ids=["plain", "with social security", "34 bytes shown", "indefinite length"],
+)
+async def test_other_city(answer: Answer) -> None:
     _, text = await seen(Stranger(answer))
     for told in ("外地交通联合卡", "another city", "01041100", "50.00 元", "0310************5678"):
         assert told in text
     assert "03101100000012345678" not in text
+
+
+async def test_other_city_with_a_date_that_is_none() -> None:
+    odd = COMMON[:24] + b"\xff" * 4 + COMMON[28:]
+    _, text = await seen(Stranger(t_union(_fci(TRANSIT.aid, build(0x9F0C, odd)), odd)))
+    assert "外地交通联合卡" in text
 
 
 async def test_memory_card_is_left_alone() -> None:

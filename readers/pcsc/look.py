@@ -20,8 +20,8 @@ from readers.pcsc.strangers import MUTE, OTHER_CITY, OTHER_CITY_CARD, UNFINISHED
 OURS = "本系统的卡 a card of ours"
 PURSES = (1, 3, 4, CITY_CARD.number)
 PURCHASE_IDS = (0x01, 0x11, 0x02, 0x12, 0x03, 0x13)
-# A T-Union card of ours has more than its purse: social security, medical care or utilities beside it.
-OUR_OTHERS = frozenset({2, 3, 4, 5})
+# What nobody else has: T-Union and social security are on other cities' cards too.
+OUR_OTHERS = frozenset({3, 4, 5})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ async def _look(channel: Channel, atr: bytes) -> CardView:
     found = {number: reply for number, reply in replies.items() if reply.ok or reply.sw == FILE_INVALIDATED}
     common = await _common(channel, found)
     if common is None:
-        return CardView(atr, UNFINISHED if _begun(found) else await remark(channel))
+        return CardView(atr, await _unreadable(channel, found))
     blocked = tuple(number for number, reply in found.items() if not reply.ok)
     ours = bool(OUR_OTHERS & set(found)) or (isinstance(common, MinistryData) and await _made_here(channel, common))
     read = _purse if ours else _balance
@@ -107,14 +107,19 @@ async def _look(channel: Channel, atr: bytes) -> CardView:
     return CardView(atr, told, common, city, tuple(found), blocked, tuple(purses), ours)
 
 
-def _begun(found: dict[int, ResponseApdu]) -> bool:
-    """Whether applications without readable data are ours: every one but a city card, which other schemes have too,
-    and that one where it shows an EF 0015 that nobody has written."""
-    if set(found) != {CITY_CARD.number}:
-        return bool(found)
-    with suppress(FormatError):
-        return bool(Select(CITY_CARD.aid).parse(found[CITY_CARD.number].data).common)
-    return False
+async def _unreadable(channel: Channel, found: dict[int, ResponseApdu]) -> str:
+    """What a card is whose EF 0015 tells nothing: one of ours that was never finished has none, or an empty one."""
+    if OUR_OTHERS & set(found):
+        return UNFINISHED
+    if TRANSIT.number in found:
+        await _select(channel, TRANSIT.aid)
+        reply = (await channel.run([ReadBinary(Sfi.COMMON, COMMON_BYTES).apdu()])).last()
+        return OTHER_CITY if any(reply.data) else UNFINISHED
+    if CITY_CARD.number in found:
+        with suppress(FormatError):
+            if Select(CITY_CARD.aid).parse(found[CITY_CARD.number].data).common:
+                return UNFINISHED
+    return await remark(channel)
 
 
 async def _made_here(channel: Channel, common: MinistryData) -> bool:
@@ -141,12 +146,11 @@ async def _common(channel: Channel, found: dict[int, ResponseApdu]) -> CommonDat
     for number, reply in found.items():
         if number in PURSES:
             aid = ALL_APPLICATIONS[number].aid
+            with suppress(FormatError):
+                return read_common(number, Select(aid).parse(reply.data).common or b"")
             try:
-                raw = Select(aid).parse(reply.data).common
-                if not raw:
-                    await ask(channel, Select(aid))
-                    raw = await ask(channel, ReadBinary(Sfi.COMMON, COMMON_BYTES))
-                return read_common(number, raw)
+                await _select(channel, aid)
+                return read_common(number, await ask(channel, ReadBinary(Sfi.COMMON, COMMON_BYTES)))
             except CardTorn:
                 raise
             except (CardError, FormatError):
@@ -166,8 +170,9 @@ async def _city(channel: Channel) -> CityData | None:
 
 async def _balance(channel: Channel, item: Application) -> PurseView | None:
     """Raw balance and log of a card that is not ours: nothing is opened on it."""
+    if not (await _select(channel, item.aid)).ok:
+        return None
     try:
-        await ask(channel, Select(item.aid))
         balance_fen = await ask(channel, GetBalance())
     except CardTorn:
         raise

@@ -6,7 +6,7 @@ directory).
 """
 
 from cardcore.apdu import ResponseApdu
-from cardcore.card_map import CONTACTLESS_DIRECTORY, MF
+from cardcore.card_map import CONTACTLESS_DIRECTORY, MF, SOCIAL
 from cardcore.commands import Select
 from cardcore.errors import FormatError
 from cardcore.tlv import Tlv, parse
@@ -14,6 +14,7 @@ from readers.pcsc.channel import Channel
 
 # By application name; several names may stand on one card.
 KNOWN = {
+    SOCIAL.aid: "社会保障卡，非本系统发行 a social-security card that is not ours",
     bytes.fromhex("A00000000386980701"): "住建部互联互通卡 a construction-ministry city card",
     bytes.fromhex("A000000333010101"): "银联借记卡 a bank debit card (UnionPay)",
     bytes.fromhex("A000000333010102"): "银联贷记卡 a bank credit card (UnionPay)",
