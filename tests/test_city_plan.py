@@ -171,7 +171,7 @@ def test_the_smallest_city_has_every_fault(seed: int) -> None:
 
 
 def test_where_nobody_pays_a_bill_another_operator_errs() -> None:
-    planned = plan(37, 40, FEWEST_DEBITS, DATES)
+    planned = plan(14, 37, FEWEST_DEBITS, DATES)
     assert not any(d.sector == "utility" and d.date == DATES[1] for d in planned.declared)
     totals = [line for line in of(truth_lines(planned), "case") if line["kind"] == "operator-total"]
     (wrong,) = (line["subject"] for line in totals if line["amount_fen"] == -1)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from simulators import auditor_evidence, auditor_truth
+from simulators import auditor_evidence, auditor_truth, cli
 from tests.demo_side import Town, demo
 
 Lines = list[dict[str, Any]]
@@ -248,3 +249,49 @@ def test_the_digests_of_the_report_are_checked(forged: Path) -> None:
     assert [line.partition(":")[0] for line in _with_report(forged, bend)] == ["report truth_digest"]
     said = auditor_evidence.audit(forged).differences
     assert [line.partition(":")[0] for line in said] == ["report books_digest", "report substance_digest"]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("books.jsonl", r'("debit_fen": ?)', r"\g<1>1"),
+        ("books.jsonl", r'("account": ?"payable:)', r"\g<1>9"),
+        ("books.jsonl", r'("state": ?"conflict)', r"\g<1>2"),
+        ("cases.jsonl", r'("kind": ?)"fork"', r'\g<1>"gap-or-load"'),
+        ("cases.jsonl", r'("resolution": ?)"committed"', r'\g<1>"reversed"'),
+        ("cases.jsonl", r'("opened": ?)"2026-03-02"', r'\g<1>"2026-03-03"'),
+        ("cases.jsonl", r'("owner": ?)"issuer"', r'\g<1>"operator"'),
+        ("statements/2026-03-02/net.json", r'("net_fen": ?)', r"\g<1>1"),
+        ("cards.json", r'("balance_fen": ?)', r"\g<1>1"),
+        ("truth.jsonl", r'("type": ?"state", ?"state": ?"memo", ?"count": ?)', r"\g<1>1"),
+    ],
+)
+def test_auditor_t_finds_every_kind_of_difference(forged: Path, file: str, old: str, new: str) -> None:
+    path = forged / file
+    text, found = re.subn(old, new, path.read_text(encoding="utf-8"), count=1)
+    assert found == 1
+    path.write_text(text, encoding="utf-8")
+    _redigested(forged)
+    assert _truth_says(forged)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda out: out.rename(out.with_name("gone")), "is no directory"),
+        (lambda out: (out / "cards.json").unlink(), "cards.json is missing"),
+        (lambda out: (out / "truth.jsonl").write_text("no JSON"), "something else than JSON"),
+        (lambda out: (out / "books.jsonl").write_bytes(b"\xff"), "something else than JSON"),
+        (lambda out: (out / "cases.jsonl").write_text('{"kind":"fork"}'), "lacks the member 'subject'"),
+        (lambda out: (out / "cases.jsonl").unlink() or (out / "cases.jsonl").mkdir(), "cases.jsonl cannot be read"),
+    ],
+    ids=["gone", "missing", "torn", "binary", "other version", "a directory"],
+)
+def test_what_cannot_be_audited_is_said_in_words(
+    forged: Path, spoil: Callable[[Path], object], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(forged)
+    assert cli.audit(forged) == 1
+    said = capsys.readouterr().out
+    assert words in said
+    assert "Error" not in said and "Errno" not in said
