@@ -7,20 +7,22 @@ from cardcore.bcd import decode_moment
 from cardcore.cryptogram import overdraft_mac1_input, overdraft_mac2_input
 from cardcore.errors import FormatError
 from keys.engine.root import RootKey, card_key
+from keys.widths import check_widths
 
 
 def check(request: OverdraftRequest) -> None:
     """Raises FormatError for what no card can have opened: its widths are what keeps MAC2 from covering chosen text."""
-    widths = {
-        "terminal number": (request.terminal_number, 6),
-        "random": (request.random, 4),
-        "MAC1": (request.mac1, 4),
-        "date": (request.date, 4),
-        "time": (request.time, 3),
-    }
-    for name, (octets, width) in widths.items():
-        if len(octets) != width:
-            raise FormatError(f"{name} of an allowance has {width} bytes, not {len(octets)}; the card is unchanged")
+    check_widths(
+        "an allowance",
+        "the card is unchanged",
+        {
+            "terminal number": (request.terminal_number, 6),
+            "random": (request.random, 4),
+            "MAC1": (request.mac1, 4),
+            "date": (request.date, 4),
+            "time": (request.time, 3),
+        },
+    )
     decode_moment(request.date, request.time)
     after_fen = request.raw_balance_fen + request.limit_fen - request.old_limit_fen
     limits = 0 <= request.limit_fen < 2**24 and 0 <= request.old_limit_fen < 2**24

@@ -20,6 +20,7 @@ from keys.purposes import AUTHORISING, MAKING, KeyId, KeyPurpose
 from keys.register import Register
 from keys.spending import Quota, Spending
 from keys.state import Clock, StateFile
+from keys.widths import check_widths
 
 __all__ = ["LOCAL", "LoadAuthoriser", "Quota", "Quotas"]
 
@@ -95,7 +96,7 @@ class LoadAuthoriser(Guarded):
 
     def _proven_session(self, request: LoadRequest) -> SessionKey:
         """The session key that the card used, once its MAC1 has shown that it is that card; a refusal is audited."""
-        _check_widths(request)
+        _check(request)
         root = self._root(request)
         if root is not None:
             card = root.card(request.identity.issuer, request.identity.card)
@@ -124,18 +125,19 @@ class LoadAuthoriser(Guarded):
         return root if root is not None and self._register.state_of(root) in AUTHORISING else None
 
 
-def _check_widths(request: LoadRequest) -> None:
+def _check(request: LoadRequest) -> None:
     identity = request.identity
-    widths = {
-        "issuer": (identity.issuer, 4),
-        "card": (identity.card, 10),
-        "terminal number": (request.terminal_number, 6),
-        "random": (request.random, 4),
-        "mac1": (request.mac1, 4),
-    }
-    for name, (octets, width) in widths.items():
-        if len(octets) != width:
-            raise FormatError(f"{name} of a load has {width} bytes, not {len(octets)}; nothing was loaded")
+    check_widths(
+        "a load",
+        "nothing was loaded",
+        {
+            "issuer": (identity.issuer, 4),
+            "card": (identity.card, 10),
+            "terminal number": (request.terminal_number, 6),
+            "random": (request.random, 4),
+            "mac1": (request.mac1, 4),
+        },
+    )
     if not (0 < request.amount_fen < 2**32 and 0 <= request.raw_balance_fen < 2**32 and 0 <= request.counter < 2**16):
         raise FormatError(
             "amount, balance or counter of a load is out of the range that a card can hold; nothing was loaded"

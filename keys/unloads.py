@@ -6,7 +6,7 @@ Unloads have quotas of their own, under the scopes `unload total` and `unload te
 
 import asyncio
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import date, tzinfo
 from uuid import uuid4
@@ -24,8 +24,10 @@ from keys.proof import sm3
 from keys.purposes import AUTHORISING, VERIFYING, KeyId, KeyPurpose, KeyState
 from keys.spending import Spending
 from keys.state import Clock
+from keys.widths import check_widths
 
 UNLOAD_TYPE = 0x03
+_UNLOAD = "an unload", "nothing was unloaded"
 
 
 class UnloadAuthoriser(Guarded):
@@ -82,7 +84,9 @@ class UnloadAuthoriser(Guarded):
 
     def _confirm(self, request: UnloadRequest, grant: UnloadGrant, mac3: bytes) -> None:
         _check(request)
-        _check_widths({"date": (grant.date, 4), "time": (grant.time, 3), "MAC2": (grant.mac2, 4), "MAC3": (mac3, 4)})
+        check_widths(
+            *_UNLOAD, {"date": (grant.date, 4), "time": (grant.time, 3), "MAC2": (grant.mac2, 4), "MAC3": (mac3, 4)}
+        )
         session = self._session(request, VERIFYING)
         if session is None:
             why = "cannot be checked: there is no usable unload key of its suite, version and purse"
@@ -158,14 +162,15 @@ def _mac2(session: SessionKey, request: UnloadRequest, on: bytes, at: bytes) -> 
 
 def _check(request: UnloadRequest) -> None:
     identity = request.identity
-    _check_widths(
+    check_widths(
+        *_UNLOAD,
         {
             "issuer": (identity.issuer, 4),
             "card": (identity.card, 10),
             "terminal number": (request.terminal_number, 6),
             "random": (request.random, 4),
             "MAC1": (request.mac1, 4),
-        }
+        },
     )
     held = 0 < request.amount_fen <= request.raw_balance_fen < 2**32 and 0 <= request.counter < 2**16
     if not (held and 0 <= request.terminal < 2**32):
@@ -173,12 +178,6 @@ def _check(request: UnloadRequest) -> None:
             "the amount of an unload is above 0 fen and at most the balance, and counter and terminal are what a card "
             "and the registry can hold; nothing was unloaded"
         )
-
-
-def _check_widths(parts: Mapping[str, tuple[bytes, int]]) -> None:
-    for name, (octets, width) in parts.items():
-        if len(octets) != width:
-            raise FormatError(f"{name} of an unload has {width} bytes, not {len(octets)}; nothing was unloaded")
 
 
 def _digest(request: UnloadRequest) -> bytes:

@@ -63,6 +63,8 @@ BYTES = {
     "personaliser.Personaliser.secure": {"challenge", "command", "return"},
     "personaliser.Personaliser.set_overdraft": {"return"},
     "personaliser.Personaliser.write_key": {"challenge", "return"},
+    # Parts of a request, to be measured.
+    "widths.check_widths": {"parts"},
     # MAC2 for a checked change of an allowance out.
     "allowances.answer": {"return"},
     # The card's answer to an unload in; protected commands, MACs and what a card answered under protection out.
