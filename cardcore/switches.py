@@ -59,3 +59,7 @@ class Switches:
     psam_factor_order: PsamFactorOrder = PsamFactorOrder.CARD_CITY
     pin_unblock_place: PinUnblockPlace = PinUnblockPlace.P2
     sm4_session_key: Sm4SessionKey = Sm4SessionKey.PADDED
+
+
+DEFAULTS = Switches()
+"""The first of each: the cards of the profiles that come with the product."""

@@ -9,6 +9,7 @@ from cardcore.commands.purse import TransactionType
 from cardcore.errors import RefusedError
 from cardcore.purse import Committed, Evidence, Outcome, Refused, Unknown
 from cardcore.record import Kind, Suite, TapRecord
+from cardcore.switches import DEFAULTS, Switches
 from readers.counter.desk import Desk, Document
 from readers.counter.queue import Batch, CounterQueue, LoadState, OpenLoad
 from readers.pcsc import purse
@@ -89,9 +90,11 @@ class KeepingAuthority:
 class LoadCounter:
     """Loads cards at one terminal, and brings their records to the service."""
 
-    def __init__(self, desk: Desk, queue: CounterQueue) -> None:
+    def __init__(self, desk: Desk, queue: CounterQueue, switches: Switches = DEFAULTS) -> None:
+        """`switches` are those of the profile whose cards come here."""
         self._desk = desk
         self._queue = queue
+        self._switches = switches
 
     async def load(
         self,
@@ -106,7 +109,7 @@ class LoadCounter:
     ) -> Ended:
         """As `readers.pcsc.purse.load`, kept at every point; an Unknown outcome stays open in the queue."""
         authority = KeepingAuthority(self._desk, self._queue, claims)
-        done = await purse.load(channel, authority, till, application, suite, amount_fen, pin, budget)
+        done = await purse.load(channel, authority, till, application, suite, amount_fen, pin, budget, self._switches)
         [load] = [load for load in self._queue.open_loads(done.identity.card) if load.load_id == done.grant.load_id]
         return await self._ended(load, done.outcome, done.ran_out_at)
 
@@ -116,7 +119,8 @@ class LoadCounter:
         settled = []
         for load in self._queue.open_loads(card):
             record = load.draft
-            outcome = await find_out(channel, _evidence(record), record.purse, record.key_index, pin, card)
+            place = record.purse, record.key_index
+            outcome = await find_out(channel, _evidence(record), *place, pin, card, self._switches)
             if isinstance(outcome, Unknown):
                 await asyncio.to_thread(self._queue.end, load, LoadState.UNDECIDED)
             settled.append(await self._ended(load, outcome))

@@ -4,11 +4,12 @@ from typing import TypeVar
 
 from cardcore.authority import CardIdentity
 from cardcore.card_files import CommonData, LogRecord, MinistryData
-from cardcore.card_map import ALL_APPLICATIONS, Sfi
+from cardcore.card_map import ALL_APPLICATIONS, MF, Sfi
 from cardcore.commands import Command, ReadBinary, ReadRecord, Select
-from cardcore.errors import FormatError
+from cardcore.errors import CardError, FormatError
 from cardcore.record import Suite
-from cardcore.selection import read_common
+from cardcore.selection import Availability, Selection, read_common, read_selection
+from cardcore.switches import BlockedSelect
 from readers.pcsc.channel import Channel
 
 T = TypeVar("T")
@@ -16,6 +17,11 @@ T = TypeVar("T")
 LOG_RECORDS = 10
 LOG_RECORD_BYTES = 23
 COMMON_BYTES = 30
+_CLOSED = {
+    Availability.BLOCKED: "it is blocked, the rest of the card is not; unblock it, or replace the card",
+    Availability.CARD_BLOCKED: "the whole card is blocked, for ever; replace it",
+    Availability.ABSENT: "the card has none; take a card that has it",
+}
 
 
 async def ask(channel: Channel, command: Command[T]) -> T:
@@ -23,20 +29,38 @@ async def ask(channel: Channel, command: Command[T]) -> T:
     return command.read((await channel.run([command.apdu()])).last())
 
 
-async def common_data(channel: Channel, application: int) -> CommonData | MinistryData:
+async def selected(channel: Channel, application: int, blocked_select: BlockedSelect) -> Selection:
+    """Select an application; `blocked_select` is the profile's switch, and the MF is asked where 6A81 leaves it open
+    whether the application or the whole card is blocked. Raises CardError for any other refusal."""
+    command = Select(ALL_APPLICATIONS[application].aid)
+    found = read_selection(command, (await channel.run([command.apdu()])).last(), blocked_select)
+    if found.availability is not Availability.APPLICATION_OR_CARD_BLOCKED:
+        return found
+    open_card = (await channel.run([Select(MF.aid).apdu()])).last().ok
+    return Selection(Availability.BLOCKED if open_card else Availability.CARD_BLOCKED)
+
+
+async def common_data(
+    channel: Channel, application: int, blocked_select: BlockedSelect = BlockedSelect.FCI_6283
+) -> CommonData | MinistryData:
     """Select an application and read whose card it is, in the layout of that application.
 
-    Raises CardError or FormatError when it is not one of ours.
+    Raises CardError when it is blocked or absent, CardError or FormatError when it is not one of ours.
     """
-    raw = (await ask(channel, Select(ALL_APPLICATIONS[application].aid))).common
+    found = await selected(channel, application, blocked_select)
+    if found.availability is not Availability.OPEN:
+        raise CardError(f"application {application}: {_CLOSED[found.availability]}; nothing was changed")
+    raw = found.control.common
     if not raw:
         raw = await ask(channel, ReadBinary(Sfi.COMMON, COMMON_BYTES))
     return read_common(application, raw)
 
 
-async def identify(channel: Channel, application: int, suite: Suite) -> CardIdentity:
+async def identify(
+    channel: Channel, application: int, suite: Suite, blocked_select: BlockedSelect = BlockedSelect.FCI_6283
+) -> CardIdentity:
     """Select an application and say whose keys it has; errors as of `common_data`."""
-    common = await common_data(channel, application)
+    common = await common_data(channel, application, blocked_select)
     return CardIdentity(common.issuer, common.card, suite)
 
 

@@ -11,6 +11,7 @@ from cardcore.commands.purse import TransactionType
 from cardcore.errors import CardError, ReaderError
 from cardcore.purse import Committed, Evidence, Outcome, Refused, Unknown, judge
 from cardcore.record import Suite
+from cardcore.switches import DEFAULTS, Switches
 from readers.pcsc.anew import anew
 from readers.pcsc.ask import ask, identify
 from readers.pcsc.budget import Budget, OutOfTime, TimedChannel
@@ -47,8 +48,10 @@ class Debit:
     ran_out_at: str = ""
 
 
-async def debit(channel: Channel, sam: Channel, wanted: Purchase, budget: Budget | None = None) -> Debit:
-    """Take an amount off a purse; `sam` is leased for as long as this takes.
+async def debit(
+    channel: Channel, sam: Channel, wanted: Purchase, budget: Budget | None = None, switches: Switches = DEFAULTS
+) -> Debit:
+    """Take an amount off a purse; `sam` is leased for as long as this takes, `switches` are those of the profile.
 
     Raises CardError, ReaderError or OutOfTime before DEBIT FOR PURCHASE is sent, and nothing was taken then (the PSAM's
     number may have moved, which is legal). From there on every ending is a `Debit`; an `Unknown` outcome has been asked
@@ -59,7 +62,7 @@ async def debit(channel: Channel, sam: Channel, wanted: Purchase, budget: Budget
 
     async def opening() -> tuple[CardIdentity, PurchaseInitialisation]:
         with budget.at("reading the card"):
-            identity = await identify(card, wanted.purse, wanted.suite)
+            identity = await identify(card, wanted.purse, wanted.suite, switches.blocked_select)
         with budget.at(InitPurchase.name):
             return identity, await ask(card, InitPurchase(wanted.key_index, wanted.amount_fen, wanted.terminal_number))
 
@@ -75,6 +78,7 @@ async def debit(channel: Channel, sam: Channel, wanted: Purchase, budget: Budget
                 wanted.time,
                 card_factor(identity.card),
                 city_factor(identity.issuer),
+                switches.psam_factor_order,
             ),
         )
     evidence = Evidence.of(
@@ -85,7 +89,7 @@ async def debit(channel: Channel, sam: Channel, wanted: Purchase, budget: Budget
         outcome = await _debited(card, evidence, command)
     if isinstance(outcome, Unknown):
         with budget.at("asking the card how it ended"):
-            outcome = await recover_debit(card, evidence, wanted.purse, wanted.key_index, identity.card)
+            outcome = await recover_debit(card, evidence, wanted.purse, wanted.key_index, identity.card, switches)
     with budget.at(CreditSam.name):
         genuine = await _genuine(psam, outcome)
     return Debit(identity, opened, granted.terminal_transaction, outcome, genuine, budget.ran_out_at)

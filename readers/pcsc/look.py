@@ -10,12 +10,12 @@ from cardcore.card_map import ALL_APPLICATIONS, CITY_CARD, MF, TRANSIT, Applicat
 from cardcore.commands import GetBalance, InitPurchase, PurchaseInitialisation, ReadBinary, ReadRecord, Select
 from cardcore.errors import CardError, FormatError
 from cardcore.record import Suite
-from cardcore.selection import read_common
-from cardcore.status import FILE_INVALIDATED
+from cardcore.selection import Availability, Selection, read_common
+from cardcore.switches import BlockedSelect
 from readers.pcsc.anew import anew
-from readers.pcsc.ask import COMMON_BYTES, ask, read_log
+from readers.pcsc.ask import COMMON_BYTES, ask, read_log, selected
 from readers.pcsc.channel import CardTorn, Channel
-from readers.pcsc.strangers import MUTE, OTHER_CITY, OTHER_CITY_CARD, UNFINISHED, memory_card, remark
+from readers.pcsc.strangers import HIDDEN, MUTE, OTHER_CITY, OTHER_CITY_CARD, UNFINISHED, memory_card, remark
 
 OURS = "本系统的卡 a card of ours"
 PURSES = (1, 3, 4, CITY_CARD.number)
@@ -72,8 +72,10 @@ class CardView:
         return next((view for view in self.purses if view.application == application), None)
 
 
-async def look(channel: Channel) -> CardView:
+async def look(channel: Channel, blocked_select: BlockedSelect = BlockedSelect.FCI_6283) -> CardView:
     """Read what may be read without a key or PIN; changes nothing on any card. Raises ReaderError, CardTorn.
+
+    `blocked_select` is the switch of the profile whose cards are expected here.
 
     CardTorn only when the card left in the middle: one that is there and answers no command is a view that says so.
     """
@@ -87,18 +89,22 @@ async def look(channel: Channel) -> CardView:
         await channel.reset()
         with suppress(CardTorn):
             await _select(channel, MF.aid)
-            return await anew(channel, partial(_look, channel, atr))
+            return await anew(channel, partial(_look, channel, atr, blocked_select))
         return CardView(await channel.reset(), MUTE)
-    return await anew(channel, partial(_look, channel, atr))
+    return await anew(channel, partial(_look, channel, atr, blocked_select))
 
 
-async def _look(channel: Channel, atr: bytes) -> CardView:
-    replies = {item.number: await _select(channel, item.aid) for item in ALL_APPLICATIONS.values() if item is not MF}
-    found = {number: reply for number, reply in replies.items() if reply.ok or reply.sw == FILE_INVALIDATED}
+async def _look(channel: Channel, atr: bytes, blocked_select: BlockedSelect) -> CardView:
+    found: dict[int, Selection] = {}
+    for item in ALL_APPLICATIONS.values():
+        if item is not MF and (shown := await _shown(channel, item, blocked_select)):
+            found[item.number] = shown
     common = await _common(channel, found)
+    blocked = tuple(number for number, shown in found.items() if shown.availability is Availability.BLOCKED)
     if common is None:
-        return CardView(atr, await _unreadable(channel, found))
-    blocked = tuple(number for number, reply in found.items() if not reply.ok)
+        # A blocked purse may show nothing, not even whose it is.
+        told = HIDDEN if set(blocked) & set(PURSES) else await _unreadable(channel, found)
+        return CardView(atr, told, applications=tuple(found), blocked=blocked)
     ours = bool(OUR_OTHERS & set(found)) or (isinstance(common, MinistryData) and await _made_here(channel, common))
     read = _purse if ours else _balance
     purses = [view for number in found if number in PURSES and (view := await read(channel, ALL_APPLICATIONS[number]))]
@@ -107,7 +113,7 @@ async def _look(channel: Channel, atr: bytes) -> CardView:
     return CardView(atr, told, common, city, tuple(found), blocked, tuple(purses), ours)
 
 
-async def _unreadable(channel: Channel, found: dict[int, ResponseApdu]) -> str:
+async def _unreadable(channel: Channel, found: dict[int, Selection]) -> str:
     """What a card is whose EF 0015 tells nothing: one of ours that was never finished has none, or an empty one."""
     if OUR_OTHERS & set(found):
         return UNFINISHED
@@ -115,10 +121,8 @@ async def _unreadable(channel: Channel, found: dict[int, ResponseApdu]) -> str:
         await _select(channel, TRANSIT.aid)
         reply = (await channel.run([ReadBinary(Sfi.COMMON, COMMON_BYTES).apdu()])).last()
         return OTHER_CITY if any(reply.data) else UNFINISHED
-    if CITY_CARD.number in found:
-        with suppress(FormatError):
-            if Select(CITY_CARD.aid).parse(found[CITY_CARD.number].data).common:
-                return UNFINISHED
+    if CITY_CARD.number in found and found[CITY_CARD.number].control.common:
+        return UNFINISHED
     return await remark(channel)
 
 
@@ -137,17 +141,29 @@ async def _made_here(channel: Channel, common: MinistryData) -> bool:
     return same and listed.aid == CITY_CARD.aid
 
 
+async def _shown(channel: Channel, item: Application, blocked_select: BlockedSelect) -> Selection | None:
+    """An application that is there, open or blocked; None where the card shows none, or refuses to say."""
+    try:
+        found = await selected(channel, item.number, blocked_select)
+    except CardTorn:
+        raise
+    except CardError:
+        # An FCI of another form is no refusal: the files behind it may still be read.
+        return Selection(Availability.OPEN) if (await _select(channel, item.aid)).ok else None
+    return found if found.availability in (Availability.OPEN, Availability.BLOCKED) else None
+
+
 async def _select(channel: Channel, aid: bytes) -> ResponseApdu:
     return (await channel.run([Select(aid).apdu()])).last()
 
 
-async def _common(channel: Channel, found: dict[int, ResponseApdu]) -> CommonData | MinistryData | None:
+async def _common(channel: Channel, found: dict[int, Selection]) -> CommonData | MinistryData | None:
     """EF 0015 of an application with a purse: as SELECT shows it, also of a blocked one, or as it is read."""
-    for number, reply in found.items():
+    for number, shown in found.items():
         if number in PURSES:
             aid = ALL_APPLICATIONS[number].aid
             with suppress(FormatError):
-                return read_common(number, Select(aid).parse(reply.data).common or b"")
+                return read_common(number, shown.control.common or b"")
             try:
                 await _select(channel, aid)
                 return read_common(number, await ask(channel, ReadBinary(Sfi.COMMON, COMMON_BYTES)))

@@ -14,6 +14,7 @@ from cardcore.commands.purse import TransactionType
 from cardcore.errors import ReaderError
 from cardcore.purse import Evidence, Outcome, Refused, Unknown, judge
 from cardcore.record import Sector, Suite
+from cardcore.switches import DEFAULTS, Switches
 from readers.pcsc.anew import anew
 from readers.pcsc.ask import ask, identify
 from readers.pcsc.budget import Budget, OutOfTime, TimedChannel
@@ -63,8 +64,9 @@ async def load(
     amount_fen: int,
     pin: str,
     budget: Budget | None = None,
+    switches: Switches = DEFAULTS,
 ) -> Load:
-    """Load `amount_fen` onto a purse; the card must be selected by nobody else.
+    """Load `amount_fen` onto a purse; the card must be selected by nobody else. `switches` are those of its profile.
 
     Raises CardError, RefusedError or OutOfTime while nothing has been granted; OutOfTime at "the desk's answer" may
     leave a grant that the card never heard of. After the grant every ending is a `Load`: an `Unknown` outcome has been
@@ -77,7 +79,7 @@ async def load(
 
     async def opening() -> tuple[CardIdentity, LoadInitialisation]:
         with budget.at("reading the card"):
-            identity = await identify(timed, purse, suite)
+            identity = await identify(timed, purse, suite, switches.blocked_select)
         with budget.at(VerifyPin.name):
             await ask(timed, VerifyPin(pin))
         with budget.at(InitLoad.name):
@@ -93,7 +95,7 @@ async def load(
         outcome = await _credited(timed, evidence, grant)
     if isinstance(outcome, Unknown):
         with budget.at("asking the card how it ended"):
-            outcome = await recover_load(timed, evidence, purse, index, pin, identity.card)
+            outcome = await recover_load(timed, evidence, purse, index, pin, identity.card, switches)
     return Load(identity, opened, grant, index, outcome, budget.ran_out_at)
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Awaitable, Callable
 
-from cardcore.card_files import LogRecord
 from cardcore.commands import GetTransactionProof, InitLoad, InitPurchase, InitUnload, VerifyPin
 from cardcore.commands.purse import TransactionProof, TransactionType
 from cardcore.errors import CardError, FormatError, ReaderError
 from cardcore.purse import Committed, CounterSeen, Evidence, Outcome, Refused, Unknown, resolve
 from cardcore.status import NOT_AVAILABLE
+from cardcore.switches import DEFAULTS, Switches
 from readers.pcsc.ask import ask, common_data, read_log
 from readers.pcsc.channel import Channel
 
@@ -16,17 +16,33 @@ Counter = Callable[[], Awaitable[CounterSeen]]
 
 
 async def recover_load(
-    channel: Channel, evidence: Evidence, purse: int, key_index: int, pin: str, card: bytes
+    channel: Channel,
+    evidence: Evidence,
+    purse: int,
+    key_index: int,
+    pin: str,
+    card: bytes,
+    switches: Switches = DEFAULTS,
 ) -> Outcome:
     """As `find_out`, but Unknown also when the card is gone, refuses, or is not the one."""
     try:
-        return await find_out(channel, evidence, purse, key_index, pin, card)
+        return await find_out(channel, evidence, purse, key_index, pin, card, switches)
     except (CardError, FormatError, ReaderError):
         return Unknown(evidence)
 
 
-async def find_out(channel: Channel, evidence: Evidence, purse: int, key_index: int, pin: str, card: bytes) -> Outcome:
+async def find_out(
+    channel: Channel,
+    evidence: Evidence,
+    purse: int,
+    key_index: int,
+    pin: str,
+    card: bytes,
+    switches: Switches = DEFAULTS,
+) -> Outcome:
     """Ask `card` (its 10-byte serial) how a load ended: its proof, else its log, else its counter.
+
+    `switches` are those of its profile: which counter the log has, and what SELECT says of a blocked application.
 
     Unknown when none of them decides it. Raises CardError (also for another card, or a wrong PIN), CardTorn or
     ReaderError: the load then stays as open as it was.
@@ -37,11 +53,17 @@ async def find_out(channel: Channel, evidence: Evidence, purse: int, key_index: 
         opened = await ask(channel, InitLoad(key_index, evidence.amount_fen, evidence.terminal_number))
         return CounterSeen(opened.counter, opened.raw_balance_fen)
 
-    return await _found(channel, evidence, purse, card, counter)
+    return await _found(channel, evidence, purse, card, counter, switches)
 
 
 async def find_unload(
-    channel: Channel, evidence: Evidence, purse: int, key_index: int, pin: str, card: bytes
+    channel: Channel,
+    evidence: Evidence,
+    purse: int,
+    key_index: int,
+    pin: str,
+    card: bytes,
+    switches: Switches = DEFAULTS,
 ) -> Outcome:
     """As `find_out`, for an unload. A `Committed` with a MAC has the MAC3 of the card's proof, which is true once the
     host has checked it; one without is what the log says, by which no money is paid."""
@@ -52,10 +74,12 @@ async def find_unload(
         opened = await ask(channel, InitUnload(key_index, 0, evidence.terminal_number))
         return CounterSeen(opened.counter, opened.raw_balance_fen)
 
-    return await _found(channel, evidence, purse, card, counter)
+    return await _found(channel, evidence, purse, card, counter, switches)
 
 
-async def find_debit(channel: Channel, evidence: Evidence, purse: int, key_index: int, card: bytes) -> Outcome:
+async def find_debit(
+    channel: Channel, evidence: Evidence, purse: int, key_index: int, card: bytes, switches: Switches = DEFAULTS
+) -> Outcome:
     """As `find_out`, for a purchase, which needs no PIN."""
 
     async def counter() -> CounterSeen:
@@ -63,39 +87,37 @@ async def find_debit(channel: Channel, evidence: Evidence, purse: int, key_index
         opened = await ask(channel, InitPurchase(key_index, 0, evidence.terminal_number))
         return CounterSeen(opened.counter, opened.raw_balance_fen)
 
-    return await _found(channel, evidence, purse, card, counter)
+    return await _found(channel, evidence, purse, card, counter, switches)
 
 
-async def recover_debit(channel: Channel, evidence: Evidence, purse: int, key_index: int, card: bytes) -> Outcome:
+async def recover_debit(
+    channel: Channel, evidence: Evidence, purse: int, key_index: int, card: bytes, switches: Switches = DEFAULTS
+) -> Outcome:
     """As `find_debit`, but Unknown also when the card is gone, refuses, or is not the one."""
     try:
-        return await find_debit(channel, evidence, purse, key_index, card)
+        return await find_debit(channel, evidence, purse, key_index, card, switches)
     except (CardError, FormatError, ReaderError):
         return Unknown(evidence)
 
 
-async def _found(channel: Channel, evidence: Evidence, purse: int, card: bytes, counter: Counter) -> Outcome:
+async def _found(
+    channel: Channel, evidence: Evidence, purse: int, card: bytes, counter: Counter, switches: Switches
+) -> Outcome:
     await channel.reset()
-    found = (await common_data(channel, purse)).card
+    found = (await common_data(channel, purse, switches.blocked_select)).card
     if found != card:
         raise CardError(f"this is card {found.hex()}, not {card.hex()}; put that card on the reader")
     proof = await _proof(channel, evidence)
     if proof is not None and proof.mac == evidence.mac2:
         return resolve(evidence, proof)
     log = await read_log(channel)
-    if any(_tells(record, evidence) for record in log):
+    # Terminal, date, time and sum may be those of two transactions: only the counter tells them apart.
+    if any(isinstance(resolve(evidence, record, switches.log_counter), Committed) for record in log):
         return Committed(evidence) if proof is None or evidence.mac2 else resolve(evidence, proof)
     if proof is not None and log:
         what = _WORDS.get(evidence.transaction_type, "load")
         return Refused(evidence, f"counter {evidence.counter} went to another {what} of the card; this one never came")
     return resolve(evidence, proof or await counter())
-
-
-def _tells(record: LogRecord, evidence: Evidence) -> bool:
-    """Whether a log record is of this transaction; its counter is left out, for cards differ in which they write."""
-    told = record.transaction_type, record.amount_fen, record.terminal_number, record.date, record.time
-    sent = evidence.transaction_type, evidence.amount_fen, evidence.terminal_number, evidence.date, evidence.time
-    return told == sent
 
 
 async def _proof(channel: Channel, evidence: Evidence) -> TransactionProof | None:

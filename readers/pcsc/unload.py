@@ -14,7 +14,7 @@ from cardcore.commands.purse import TransactionType
 from cardcore.errors import CardError, FormatError, OnecardError, ReaderError, RefusedError
 from cardcore.purse import Committed, Evidence, Outcome, Refused, Unknown, judge
 from cardcore.record import Suite
-from cardcore.switches import Sm4SessionKey
+from cardcore.switches import DEFAULTS, Switches
 from readers.pcsc.anew import anew
 from readers.pcsc.ask import ask, identify
 from readers.pcsc.budget import Budget, OutOfTime, TimedChannel
@@ -54,9 +54,9 @@ async def unload(
     amount_fen: int,
     pin: str,
     budget: Budget | None = None,
-    session_key: Sm4SessionKey = Sm4SessionKey.PADDED,
+    switches: Switches = DEFAULTS,
 ) -> Unload:
-    """Take `amount_fen` of the holder's value off a purse, to be paid out; `session_key` is the profile's switch.
+    """Take `amount_fen` of the holder's value off a purse, to be paid out; `switches` are those of the profile.
 
     Raises CardError, RefusedError or OutOfTime while nothing has been granted; OutOfTime at "the desk's answer" may
     leave a grant that the card never heard of. After the grant every ending is an `Unload`: an `Unknown` outcome has
@@ -69,7 +69,7 @@ async def unload(
 
     async def opening() -> tuple[CardIdentity, LoadInitialisation]:
         with budget.at("reading the card"):
-            identity = await identify(timed, purse, suite)
+            identity = await identify(timed, purse, suite, switches.blocked_select)
         with budget.at(VerifyPin.name):
             await ask(timed, VerifyPin(pin))
         with budget.at(InitUnload.name):
@@ -91,17 +91,22 @@ async def unload(
         counter=opened.counter,
         random=opened.random,
         mac1=opened.mac1,
-        session_key=session_key,
+        session_key=switches.sm4_session_key,
     )
     grant = await budget.wait("the desk's answer", authority.authorise_unload(request))
     with budget.at(DebitUnload.name):
         outcome = await _debited(timed, _evidence(request, grant), grant)
     done = await _confirmed(authority, Unload(request, grant, outcome), budget)
-    return await _asked(timed, authority, done, pin, budget)
+    return await _asked(timed, authority, done, pin, budget, switches)
 
 
 async def settle(
-    channel: Channel, authority: UnloadAuthority, done: Unload, pin: str, budget: Budget | None = None
+    channel: Channel,
+    authority: UnloadAuthority,
+    done: Unload,
+    pin: str,
+    budget: Budget | None = None,
+    switches: Switches = DEFAULTS,
 ) -> Unload:
     """How an unload ended that is open: of a MAC3 that nobody has confirmed the desk is asked, of an `Unknown` outcome
     the card, at its next tap. Asking again changes nothing; what is decided is given back as it is.
@@ -113,7 +118,7 @@ async def settle(
     done = replace(done, ran_out_at="")
     if done.confirmed is None:
         done = await _confirmed(authority, done, budget)
-    return await _asked(TimedChannel(channel, budget), authority, done, pin, budget)
+    return await _asked(TimedChannel(channel, budget), authority, done, pin, budget, switches)
 
 
 async def _debited(channel: Channel, evidence: Evidence, grant: UnloadGrant) -> Outcome:
@@ -129,14 +134,17 @@ async def _debited(channel: Channel, evidence: Evidence, grant: UnloadGrant) -> 
     return judge(evidence, DebitUnload.name, reply)
 
 
-async def _asked(channel: Channel, authority: UnloadAuthority, done: Unload, pin: str, budget: Budget) -> Unload:
+async def _asked(
+    channel: Channel, authority: UnloadAuthority, done: Unload, pin: str, budget: Budget, switches: Switches
+) -> Unload:
     """The card's own word where its answer was none, or was no answer to this grant."""
     if not isinstance(done.outcome, Unknown):
         return replace(done, ran_out_at=budget.ran_out_at)
     request, evidence = done.request, done.outcome.evidence
     try:
         with budget.at("asking the card how it ended"):
-            found = await find_unload(channel, evidence, request.purse, request.key_index, pin, request.identity.card)
+            place, card = (request.purse, request.key_index), request.identity.card
+            found = await find_unload(channel, evidence, *place, pin, card, switches)
     except (CardError, FormatError, ReaderError):
         return replace(done, ran_out_at=budget.ran_out_at)
     if not isinstance(found, Unknown):
