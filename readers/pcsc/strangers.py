@@ -37,8 +37,8 @@ OTHER_CITY_CARD = (
     "not served"
 )
 HIDDEN = (
-    "钱包应用已锁定，读不出卡号，须由发卡方解锁或换卡 its purse is blocked and shows no serial: the issuer unblocks it, "
-    "or replaces the card"
+    "钱包应用已锁定，读不出卡号，须由发卡方解锁或换卡 its purse is blocked and shows no serial: the issuer unblocks "
+    "it, or replaces the card"
 )
 UNFINISHED = (
     "本系统的卡，个人化未完成 an application of ours without readable card data: personalisation was not finished"
