@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from cardcore.commands import GetTransactionProof, InitLoad, InitPurchase, InitUnload, VerifyPin
+from cardcore.commands import GetTransactionProof, InitLoad, InitPurchase, InitUnload, InitUpdate, VerifyPin
 from cardcore.commands.purse import TransactionProof, TransactionType
 from cardcore.errors import CardError, FormatError, ReaderError
 from cardcore.purse import Committed, CounterSeen, Evidence, Outcome, Refused, Unknown, resolve
@@ -11,7 +11,12 @@ from cardcore.switches import DEFAULTS, Switches
 from readers.pcsc.ask import ask, common_data, read_log
 from readers.pcsc.channel import Channel
 
-_WORDS = {TransactionType.UNLOAD: "unload", TransactionType.PURCHASE: "debit", TransactionType.COMPOSITE: "debit"}
+_WORDS = {
+    TransactionType.UNLOAD: "unload",
+    TransactionType.PURCHASE: "debit",
+    TransactionType.COMPOSITE: "debit",
+    TransactionType.OVERDRAFT: "change of the allowance",
+}
 Counter = Callable[[], Awaitable[CounterSeen]]
 
 
@@ -72,6 +77,18 @@ async def find_unload(
         await ask(channel, VerifyPin(pin))
         # Opening 0 fen tells the counter, and never lacks the balance.
         opened = await ask(channel, InitUnload(key_index, 0, evidence.terminal_number))
+        return CounterSeen(opened.counter, opened.raw_balance_fen)
+
+    return await _found(channel, evidence, purse, card, counter, switches)
+
+
+async def find_allowance(
+    channel: Channel, evidence: Evidence, purse: int, key_index: int, card: bytes, switches: Switches = DEFAULTS
+) -> Outcome:
+    """As `find_out`, for a change of the allowance, which needs no PIN."""
+
+    async def counter() -> CounterSeen:
+        opened = await ask(channel, InitUpdate(key_index, evidence.terminal_number))
         return CounterSeen(opened.counter, opened.raw_balance_fen)
 
     return await _found(channel, evidence, purse, card, counter, switches)
