@@ -57,7 +57,7 @@ class KeyStep:
     sector: int = 0
     p1: int = 0x01
     # Which DF's 39.00 protects the step when `under` is CONTROL; the same as `application` save for a key that
-    # replaces it.
+    # replaces it, and the first of an application, which the MF's guards.
     guard: int = 0
 
 
@@ -258,6 +258,10 @@ class PersonalisationAuthority(Protocol):
 
     async def set_overdraft(self, request: OverdraftRequest) -> bytes:
         """MAC2 (4 bytes) for UPDATE OVERDRAW LIMIT, after checking MAC1; raises RefusedError('bad-mac1')."""
+        ...
+
+    async def finish(self, identity: CardIdentity | PsamIdentity) -> None:
+        """The chip is made: once this returns, every use of a key for it is in the audit."""
         ...
 
 

@@ -53,6 +53,8 @@ SUITE_NAMES = {"3des": Suite.TRIPLE_DES, "sm4": Suite.SM4}
 COMPOSITES = {"metro": METRO_ID, "transfer": TRANSFER_ID}
 # One command carries 235 bytes before its MAC: 14 blocks of SM4, the first byte of which is the length.
 MOST_ENCIPHERED_BYTES = 223
+# What the control key of a blank grants, and so what the script has once it has taken the blank over.
+FACTORY_STATE = 0x0A
 # What FMCOS spends on one 16-byte key with its header.
 _KEY_BYTES = 24
 
@@ -199,6 +201,8 @@ def _contradictions(application: ApplicationSpec, suites: tuple[Suite, ...]) -> 
         yield "the MF, and only the MF, is application 0 with fid 3F00"
     if not application.keys or application.keys[0].type is not KeyType.CONTROL:
         yield "the first key is the control key, for it protects the others"
+    elif not application.number and application.keys[0].next_state != FACTORY_STATE:
+        yield "the control key of the MF grants state A, as the factory's does, in whose place it comes"
     if any(item.protected for item in application.files) and KeyType.MAINTENANCE not in kinds:
         yield "a protected file needs a maintenance key"
     for item in application.files:

@@ -10,7 +10,7 @@ from cardcore.errors import FormatError
 from cardcore.metro import ENTRY_KEY_ID, ENTRY_USAGE
 from cardcore.order import PsamOrder
 from cardcore.record import Suite
-from cardcore.step import ALREADY_THERE, Authenticate, Compare, Plain, Secured, Stage, Step, WriteKeyAct
+from cardcore.step import ALREADY_THERE, Compare, Plain, Secured, Stage, Step, TakeOver, WriteKeyAct
 
 # Usage bytes: levels of derivation << 5 | kind of key.
 PURCHASE_USAGE = 0x42
@@ -43,7 +43,8 @@ def _select(stage: Stage) -> Step:
 def _structure(order: PsamOrder) -> Iterator[Step]:
     stage = Stage.STRUCTURE
     yield _select(stage)
-    yield Step("structure.0.authenticate", stage, 0, Authenticate(0, Under.TRANSPORT))
+    ours = _key_step(order, KeyType.CONTROL, 0x00, order.suite, _CONTROL_TAIL, Under.TRANSPORT, KeyType.CONTROL)
+    yield Step("structure.0.39-00", stage, 0, TakeOver(ours))
     for sfi, content in _files(order):
         command = CreateFile(sfi, FileKind.BINARY, len(content), _ALWAYS, _ALWAYS, protected=True)
         yield Step(f"structure.0.{sfi:04X}", stage, 0, Plain(command), ALREADY_THERE)
@@ -74,17 +75,19 @@ def _sealing(order: PsamOrder, usage: int, number: int) -> Step:
 
 
 def _key(order: PsamOrder, usage: int, number: int, suite: Suite, tail: bytes) -> Step:
-    act = WriteKeyAct(_key_step(order, usage, number, suite, tail))
+    act = WriteKeyAct(_key_step(order, usage, number, suite, tail, Under.CONTROL))
     return Step(f"keys.0.{usage:02X}-{number:02X}", Stage.KEYS, 0, act, ALREADY_THERE)
 
 
-def _key_step(order: PsamOrder, usage: int, number: int, suite: Suite, tail: bytes, p1: int = 0x01) -> KeyStep:
+def _key_step(
+    order: PsamOrder, usage: int, number: int, suite: Suite, tail: bytes, under: Under, p1: int = 0x01
+) -> KeyStep:
     return KeyStep(
         application=0,
         type=usage,
         id=number,
         suite=suite,
-        under=Under.TRANSPORT,
+        under=under,
         prefix=bytes((usage,)) + _RIGHTS + tail,
         sector=order.sector if usage == PURCHASE_USAGE else 0,
         p1=p1,
@@ -101,5 +104,3 @@ def _issue(order: PsamOrder) -> Iterator[Step]:
     yield _select(Stage.ISSUE)
     for sfi, content in _files(order):
         yield Step(f"issue.0.{sfi:04X}", Stage.ISSUE, 0, Compare(ReadBinary(sfi, len(content)), content))
-    control = _key_step(order, KeyType.CONTROL, 0x00, order.suite, _CONTROL_TAIL, KeyType.CONTROL)
-    yield Step("issue.0.39-00", Stage.ISSUE, 0, WriteKeyAct(control), probe=Authenticate(0, Under.CONTROL))

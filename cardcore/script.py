@@ -1,8 +1,9 @@
 """The personalisation script of a card: the ordered steps from a blank to an issued card (docs/card.md).
 
-The first application with an EF 0015 gets the two keys that it takes to write it, and its content, before anything else
-of the card is made: until then chips are alike, and from then on each says whose it is, so that no other can take its
-place when a script is resumed.
+A chip is taken over first: what is in it is erased, and our control key of its MF replaces the factory's, so that
+nothing which follows is guarded by a key that others have. Then the first application with an EF 0015 gets the two keys
+that it takes to write it, and its content: from then on each chip says whose it is, so that no other can take its place
+when a script is resumed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,6 @@ from cardcore.commands import (
     CreateFile,
     CreateKeyFile,
     CreatePurse,
-    EraseDf,
     GetBalance,
     ReadBinary,
     ReadRecord,
@@ -41,6 +41,7 @@ from cardcore.step import (
     SetAllowance,
     Stage,
     Step,
+    TakeOver,
     WriteKeyAct,
 )
 from cardcore.versions import Key, KeyVersions
@@ -57,6 +58,7 @@ __all__ = [
     "SetAllowance",
     "Stage",
     "Step",
+    "TakeOver",
     "WriteKeyAct",
     "key_step",
     "psam_steps",
@@ -80,7 +82,7 @@ def steps(profile: Profile, order: CardOrder) -> tuple[Step, ...]:
         *_identity(plan, order),
         *_of_every_card(plan, order.versions),
         *_contents(plan, order),
-        *_issue(plan, order),
+        *_readback(plan, order),
     )
 
 
@@ -96,8 +98,7 @@ def _select(stage: Stage, spec: ApplicationSpec) -> Step:
 
 
 def _authenticated(stage: Stage, spec: ApplicationSpec) -> Step:
-    """With the control key of a directory, which in the MF is the factory's until the card is issued."""
-    act = Authenticate(spec.number, Under.CONTROL if spec.number else Under.TRANSPORT)
+    act = Authenticate(spec.number, Under.CONTROL)
     return Step(f"{stage.value}.{spec.number}.authenticate", stage, spec.number, act)
 
 
@@ -109,7 +110,8 @@ def _identifying(profile: Profile) -> ApplicationSpec | None:
 def _identity(plan: SuiteProfile, order: CardOrder) -> Iterator[Step]:
     stage, mf, item = Stage.IDENTITY, plan.profile.applications[0], _identifying(plan.profile)
     yield _select(stage, mf)
-    yield _authenticated(stage, mf)
+    ours = key_step(plan, 0, mf.keys[0], Under.TRANSPORT, p1=KeyType.CONTROL)
+    yield Step("identity.0.39-00", stage, 0, TakeOver(ours))
     if item is None:
         return
     yield _directory(stage, item)
@@ -143,9 +145,9 @@ def _structure(plan: SuiteProfile) -> Iterator[Step]:
 def _opened(plan: SuiteProfile, stage: Stage, item: ApplicationSpec) -> Iterator[Step]:
     """A directory up to its control key, and proved by it: from then on nobody else creates anything in it."""
     yield _select(stage, item)
-    # Whatever is in a directory without our control key may be anyone's, so that is how a repeated stage begins it.
+    # Once its control key is there, only that may create in it, and a second key file is refused for another reason.
     proof, command = Authenticate(item.number, Under.CONTROL), CreateKeyFile(item.key_file_size, item.add_right)
-    yield Step(f"{stage.value}.{item.number}.0000", stage, item.number, Plain(command), probe=proof, afresh=EraseDf())
+    yield Step(f"{stage.value}.{item.number}.0000", stage, item.number, Plain(command), ALREADY_THERE, proof)
     yield _added(plan, item.number, item.keys[0], stage)
     yield _authenticated(stage, item)
 
@@ -203,18 +205,23 @@ def _named(plan: SuiteProfile, item: ApplicationSpec, key: KeySpec) -> Key:
 
 
 def _added(plan: SuiteProfile, application: int, key: KeySpec, stage: Stage, version: int = KEY_VERSION) -> Step:
-    """A key under its DF's control key; the control key itself, and keys of the MF, under the transport key."""
+    """A key under its DF's control key; the control key itself under that of the MF."""
     control = key.type is KeyType.CONTROL
-    under = Under.TRANSPORT if control or not application else Under.CONTROL
     # A control key that is in place guards its directory from then on: writing it again would count as a forgery.
     probe = Authenticate(application, Under.CONTROL) if control else None
-    step = key_step(plan, application, key, under, version=version)
+    step = key_step(plan, application, key, Under.CONTROL, version=version, guard=0 if control else application)
     name = f"{stage.value}.{application}.{key.type:02X}-{step.id:02X}"
     return Step(name, stage, application, WriteKeyAct(step), frozenset() if control else ALREADY_THERE, probe)
 
 
 def key_step(
-    plan: SuiteProfile, application: int, key: KeySpec, under: Under, p1: int = 0x01, version: int = KEY_VERSION
+    plan: SuiteProfile,
+    application: int,
+    key: KeySpec,
+    under: Under,
+    p1: int = 0x01,
+    version: int = KEY_VERSION,
+    guard: int = 0,
 ) -> KeyStep:
     """WRITE KEY of one key of the profile: the content around the key bytes as docs/card.md has it."""
     kind, number = key.type, key.ids[plan.suite]
@@ -229,7 +236,7 @@ def key_step(
         suffix=encode_digits(plan.profile.pin) if kind is KeyType.PIN else b"",
         sector=key.sector or 0,
         p1=p1,
-        guard=application,
+        guard=guard,
     )
 
 
@@ -292,9 +299,8 @@ def _allowance(plan: SuiteProfile, item: ApplicationSpec) -> list[Step]:
     return [Step(f"data.{item.number}.allowance", Stage.DATA, item.number, act)]
 
 
-def _issue(plan: SuiteProfile, order: CardOrder) -> Iterator[Step]:
-    """Read back what anyone may read and what is enciphered, then let the card leave the factory: the MF's transport
-    key goes last."""
+def _readback(plan: SuiteProfile, order: CardOrder) -> Iterator[Step]:
+    """Read back what anyone may read and what is enciphered."""
     mf, *others = plan.profile.applications
     for item in others:
         compared = list(_compared(plan, order, item))
@@ -303,9 +309,6 @@ def _issue(plan: SuiteProfile, order: CardOrder) -> Iterator[Step]:
             yield from compared
     yield _select(Stage.ISSUE, mf)
     yield from _compared(plan, order, mf)
-    key = key_step(plan, 0, mf.keys[0], Under.TRANSPORT, p1=KeyType.CONTROL)
-    probe = Authenticate(0, Under.CONTROL)
-    yield Step("issue.0.39-00", Stage.ISSUE, 0, WriteKeyAct(key), probe=probe)
 
 
 def _compared(plan: SuiteProfile, order: CardOrder, item: ApplicationSpec) -> Iterator[Step]:

@@ -42,6 +42,18 @@ class Authenticate:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeOver:
+    """Make a chip ours, in one go: GET CHALLENGE, EXTERNAL AUTHENTICATE with the factory's 39.00, ERASE, GET CHALLENGE,
+    and the WRITE KEY of `key`, our 39.00, in its place.
+
+    A chip that proves our 39.00 of the MF has been through it, so nothing is in it that somebody else put there: the
+    factory's key opened it before, and opens it no more.
+    """
+
+    key: KeyStep
+
+
+@dataclass(frozen=True, slots=True)
 class WriteKeyAct:
     """GET CHALLENGE, then the WRITE KEY that the authority makes of `key`."""
 
@@ -85,15 +97,15 @@ class CompareSecured:
     expected: bytes
 
 
-Act = Plain | Authenticate | WriteKeyAct | Secured | SetAllowance | Compare | CompareSecured
+Act = Plain | Authenticate | TakeOver | WriteKeyAct | Secured | SetAllowance | Compare | CompareSecured
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step. `id` is stable and unique in a script; the journal keeps it.
 
-    When a stage is repeated, and only then, a status word in `settled` counts as 9000, and `probe` is asked, which
-    succeeds if the step has already been done. Where it fails, `afresh` goes before the step.
+    When a stage is repeated, and only then, on a chip that has proved our 39.00 of its MF, a status word in `settled`
+    counts as 9000, and `probe` is asked, which succeeds if the step has already been done.
     """
 
     id: str
@@ -102,9 +114,8 @@ class Step:
     act: Act
     settled: frozenset[int] = frozenset()
     probe: Authenticate | Compare | CompareSecured | None = None
-    afresh: Command[None] | None = None
 
     @property
     def needs_challenge(self) -> bool:
         """Whether a fresh challenge must be had directly before the command."""
-        return isinstance(self.act, Authenticate | WriteKeyAct | Secured | CompareSecured)
+        return isinstance(self.act, Authenticate | TakeOver | WriteKeyAct | Secured | CompareSecured)

@@ -56,6 +56,9 @@ class Authority:
     async def set_overdraft(self, request: OverdraftRequest) -> bytes:
         return await self._personaliser.set_overdraft(request)
 
+    async def finish(self, identity: CardIdentity | PsamIdentity) -> None:
+        await self._personaliser.finish(identity)
+
     async def authorise_load(self, request: LoadRequest) -> LoadGrant:
         return await self._loads.authorise_load(request)
 

@@ -1,7 +1,7 @@
 """The personaliser: the key-dependent parts of making a card or a PSAM (docs/card.md).
 
 A step takes some tens of microseconds: the keys that guard the chips at hand stay open, and the audit is committed
-before a chip's first answer and before its last; the uses between are counted, and written before they are many
+before a chip's first answer and when it is finished; the uses between are counted, and written before they are many
 (`keys.uses`).
 """
 
@@ -105,11 +105,7 @@ class Personaliser(Guarded):
             guard = self._guard(identity, step.under, step.guard)
             enciphered = guard.encipher(content)
             head = bytes((0x84, 0xD4, step.p1, step.id, len(enciphered) + MAC_BYTES))
-            command = head + enciphered + guard.secure_mac(challenge, head + enciphered)
-        # The factory's key is replaced last: then everything of this chip is on the disk.
-        if step.p1 == step.type and not step.application:
-            await asyncio.to_thread(self._state.record, ())
-        return command
+            return head + enciphered + guard.secure_mac(challenge, head + enciphered)
 
     async def secure(self, identity: Identity, application: int, command: bytes, challenge: bytes) -> bytes:
         """The file command with CLA x4, Lc + 4 and a MAC by the application's key 36. Raises KeyUseError,
@@ -138,6 +134,13 @@ class Personaliser(Guarded):
             )
         self._state.count(subject(request.identity), said, "allowance")
         return mac2
+
+    async def finish(self, identity: Identity) -> None:
+        """Everything of this chip is in the audit, on the disk, when this returns. Raises KeyUseError when it cannot be
+        written down; the chip counts as begun then."""
+        await asyncio.to_thread(self._state.record, ())
+        with self._lock:
+            self._guards.pop(identity, None)
 
     async def _take_up(self, identity: Identity, use: str) -> None:
         """Write down that a chip is taken up before the first answer for it; afterwards count, as long as what was

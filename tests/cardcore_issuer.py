@@ -5,20 +5,23 @@ from itertools import groupby
 from typing import Protocol
 
 from cardcore.apdu import CommandApdu, ResponseApdu
-from cardcore.authority import CardIdentity, OverdraftRequest, PersonalisationAuthority, PsamIdentity
+from cardcore.authority import CardIdentity, OverdraftRequest, PersonalisationAuthority, PsamIdentity, Under
 from cardcore.commands import (
     Command,
+    EraseDf,
     ExternalAuthenticate,
     GetChallenge,
     InitUpdate,
+    Select,
     UpdateInitialisation,
     UpdateOverdraft,
     WriteKey,
 )
 from cardcore.errors import CardError
 from cardcore.record import Suite
-from cardcore.script import Authenticate, Compare, Plain, Secured, SetAllowance, Stage, Step, WriteKeyAct
+from cardcore.script import Authenticate, Compare, Plain, Secured, SetAllowance, Stage, Step, TakeOver, WriteKeyAct
 
+MF = bytes.fromhex("3F00")
 COUNTER_NUMBER = bytes.fromhex("00000001ADB1")
 DATE, TIME = bytes.fromhex("20260302"), bytes.fromhex("081530")
 
@@ -53,10 +56,13 @@ class Issuer:
 
     async def _stage(self, stage: tuple[Step, ...], repeated: bool) -> bool:
         try:
+            if repeated and not any(isinstance(step.act, TakeOver) for step in stage):
+                self._ask(Select(MF))
+                await self._act(Step("ours", Stage.ISSUE, 0, Authenticate(0, Under.CONTROL)))
             for step in stage:
-                if not (repeated and step.probe and await self._probe(step.probe)):
-                    if repeated and step.afresh:
-                        self._ask(step.afresh)
+                # A chip that proves our 39.00 of its MF was taken over before.
+                probe = Authenticate(0, Under.CONTROL) if isinstance(step.act, TakeOver) else step.probe
+                if not (repeated and probe and await self._probe(probe)):
                     await self._act(step, step.settled if repeated else frozenset())
                 self.done.append(step.id)
         except TornError:
@@ -77,6 +83,10 @@ class Issuer:
             case Authenticate(application, under):
                 answer = await self.authority.authenticate(self.identity, application, under, self._challenge())
                 self._ask(ExternalAuthenticate(answer))
+            case TakeOver(key):
+                await self._act(Step("open", step.stage, 0, Authenticate(0, Under.TRANSPORT)))
+                self._ask(EraseDf())
+                await self._act(Step("ours", step.stage, 0, WriteKeyAct(key)))
             case WriteKeyAct(key):
                 written = await self.authority.write_key(self.identity, key, self._challenge())
                 self._ask(WriteKey(written), settled)

@@ -39,7 +39,7 @@ ACTS = {
     "SealVerifier": {"verify"},
     "ActVerifier": {"verify"},
     "LoadAuthoriser": {"authorise_load"},
-    "Personaliser": {"authenticate", "key_versions", "write_key", "secure", "set_overdraft"},
+    "Personaliser": {"authenticate", "finish", "key_versions", "write_key", "secure", "set_overdraft"},
     "UnloadAuthoriser": {"authorise_unload", "confirm_unload"},
     "CardUpkeep": {"protect", "reveal", "block", "reload_pin", "unblock_pin", "confirm_overdraft"},
     "EntryGuard": {"guard", "holds"},

@@ -263,7 +263,7 @@ async def test_refused_step_scraps(store: EmbeddedStore, journal: Path) -> None:
     foreign = job(DirectChannel(blank(Suite.TRIPLE_DES)), 3, Suite.SM4)
     scrapped = await making.personalise(foreign)
     assert isinstance(scrapped, Scrapped)
-    assert "identity.0.authenticate: EXTERNAL AUTHENTICATE: 6700" in scrapped.reason
+    assert "identity.0.39-00.open: EXTERNAL AUTHENTICATE: 6700" in scrapped.reason
     assert await making.personalise(job(DirectChannel(blank()), 3)) == scrapped, "a scrapped serial stays scrapped"
     with pytest.raises(CardTorn):
         await making.personalise(job(Cutting(blank(), 50, delivered=True), 4))

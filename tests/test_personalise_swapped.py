@@ -25,12 +25,13 @@ from tests.counter_side import NOW, blank, job, make_store, order
 from tests.test_personalise import memory
 
 SHARED, PER_SECTOR = "shared-purse", "purse-per-sector"
-# Three selections, two challenges, an authentication, a directory and its key file; the ninth command is the first key,
-# from which on a chip is bound to its card.
-BOUND = 10
-# Then the rest of the first application, after which the journal knows it: the proof of that key and the line key, each
-# with its challenge, EF 0015 created and written with a challenge, the purse, five files.
-COMMITTED = BOUND + 2 + 2 + 3 + 1 + 5
+# Two selections, two challenges, an authentication, the erasing; the seventh command is the first key, from which on a
+# chip is bound to its card.
+BOUND = 8
+# Then the first application, after which the journal knows it: the directory, its selection and its key file, its key,
+# the proof of it and the line key, each with its challenge, EF 0015 created and written with a challenge, the purse,
+# five files.
+COMMITTED = BOUND + 3 + 2 + 2 + 2 + 3 + 1 + 5
 
 
 _turns = count()
@@ -176,7 +177,7 @@ async def test_the_identity_comes_before_any_other_key(store: EmbeddedStore) -> 
     for name in (SHARED, PER_SECTOR):
         ids = [step.id for step in steps(load_profile(name), order(1, Suite.SM4))]
         assert ids[: ids.index("identity.1.0015.1")] == [
-            "identity.0.select", "identity.0.authenticate", "identity.0.3F01", "identity.1.select",
+            "identity.0.select", "identity.0.39-00", "identity.0.3F01", "identity.1.select",
             "identity.1.0000", "identity.1.39-00", "identity.1.authenticate", "identity.1.36-00", "identity.1.0015",
         ]  # fmt: skip
 

@@ -165,7 +165,7 @@ async def test_a_chip_of_another_batch_spends_no_serial(store: EmbeddedStore, tm
     """Half made elsewhere, it shows no serial yet; the next blank gets the serial that it was tried with."""
     half = blank(seed=1)
     elsewhere = Shop(store, tmp_path / "elsewhere.sqlite", 1)
-    assert (await elsewhere.batch.run([Hand("far", [Tearing(half, 7)])], patience_s=0.2)).left == 1
+    assert (await elsewhere.batch.run([Hand("far", [Tearing(half, 10)])], patience_s=0.2)).left == 1
     shop = Shop(store, tmp_path / "readers.sqlite", 1)
     good = blank(seed=2)
     hand = Hand("one", [DirectChannel(half), DirectChannel(good)])

@@ -77,7 +77,7 @@ class Bench:
                 continue
             try:
                 reports = await self._stage(job, tuple(steps), probing=entry is not None)
-            except CardTorn:
+            except (CardTorn, WrongChip):
                 raise
             except (CardError, RefusedError) as error:
                 # A wrong MAC1 is the chip's fault; whatever else the keys refuse is not.
@@ -85,6 +85,8 @@ class Bench:
                     raise
                 await self._write(job, script, Progress.SCRAPPED, reason=str(error))
                 return Scrapped(job.chip, str(error))
+            if stage is last:
+                await self._authority.finish(job.identity)
             progress = Progress.ISSUED if stage is last else Progress.RUNNING
             await self._write(job, script, progress, stage, reports)
             ended(stage)

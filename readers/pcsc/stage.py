@@ -20,13 +20,16 @@ from cardcore.authority import (
     UpkeepAuthority,
 )
 from cardcore.bcd import encode_moment
+from cardcore.card_map import MF_FID
 from cardcore.commands import (
     Command,
+    EraseDf,
     ExternalAuthenticate,
     GetChallenge,
     InitUpdate,
     ProtectedRead,
     ProtectedWrite,
+    Select,
     UpdateOverdraft,
 )
 from cardcore.errors import CardError, FormatError, RefusedError
@@ -39,10 +42,11 @@ from cardcore.step import (
     Secured,
     SetAllowance,
     Step,
+    TakeOver,
     WriteKeyAct,
 )
 from readers.pcsc.channel import CardTorn
-from readers.pcsc.job import Job
+from readers.pcsc.job import Job, WrongChip
 from readers.pcsc.journal import StepReport
 
 ISSUING_TERMINAL = bytes(6)
@@ -69,14 +73,14 @@ class StageRun:
         self.reports: list[StepReport] = []
 
     async def perform(self, steps: Sequence[Step]) -> None:
-        """Raises CardError at the first step that the card refuses, CardTorn when it falls silent."""
+        """Raises CardError at the first step that the card refuses, CardTorn when it falls silent, and WrongChip when
+        a repeated stage meets a chip that is not the job's."""
+        if self._probing and not any(isinstance(step.act, TakeOver) for step in steps):
+            await self._select_ours()
         for step in steps:
             if self._probing and step.probe is not None and await self._has_been_done(step):
                 self.reports.append(StepReport(step.id, OK, already=True))
                 continue
-            if self._probing and step.afresh is not None:
-                erasing = replace(step, id=f"{step.id}.afresh", act=Plain(step.afresh))
-                self._waiting.append((erasing, step.afresh.apdu()))
             await self._do(step)
         await self._flush()
 
@@ -92,8 +96,8 @@ class StageRun:
                 self._compare(step, found, sw, expected)
             case SetAllowance():
                 await self._set_allowance(step, step.act)
-            case WriteKeyAct(key) if self._probing and step.settled and key.under is Under.TRANSPORT:
-                await self._write_again(step, key)
+            case TakeOver(key):
+                await self._take_over(step, key)
             case act:
                 protected = await self._protected(act, await self._challenge())
                 self._waiting.append((step, protected))
@@ -116,15 +120,36 @@ class StageRun:
                 raw = await authority.secure(identity, application, command.apdu().encode(), challenge)
                 return CommandApdu.decode(raw)
 
-    async def _write_again(self, step: Step, key: KeyStep) -> None:
-        """A key that may be there already. Whoever has the factory's key could have written it: ours replaces it."""
-        answer = await self._ask(await self._protected(WriteKeyAct(key), await self._challenge()))
-        if answer.sw in step.settled:
-            proof = Authenticate(key.application, key.under)
-            await self._ask(await self._protected(proof, await self._challenge()))
-            ours = WriteKeyAct(replace(key, p1=key.type))
-            answer = await self._ask(await self._protected(ours, await self._challenge()))
-        self._note(replace(step, settled=frozenset()), answer)
+    async def _select_ours(self) -> None:
+        """Whoever resumes a script has the chip prove that it was taken over: what it holds is ours then, and so are
+        the rights in its MF that the rest of the script needs."""
+        await self._ask(Select(MF_FID.to_bytes(2, "big")).apdu())
+        if not (await self._prove(Under.CONTROL)).ok:
+            raise WrongChip(
+                f"{self._job.chip} was begun on another chip: this one does not prove its first key; nothing was "
+                "changed, put that one back"
+            )
+
+    async def _take_over(self, step: Step, key: KeyStep) -> None:
+        if self._probing and (await self._prove(Under.CONTROL)).ok:
+            self.reports.append(StepReport(step.id, OK, already=True))
+            return
+        opened = await self._prove(Under.TRANSPORT)
+        if self._probing and not opened.ok:
+            raise WrongChip(
+                f"{self._job.chip} was begun on another chip, and this one is no blank: it opens by neither key; "
+                "nothing was changed, put that one back, or a blank"
+            )
+        self._note(replace(step, id=f"{step.id}.open", act=Authenticate(0, Under.TRANSPORT)), opened)
+        # Nothing may come between the erasing and our key, or somebody could plant anew what is gone.
+        erasing = Plain(EraseDf())
+        self._waiting.append((replace(step, id=f"{step.id}.erase", act=erasing), erasing.command.apdu()))
+        ours = await self._protected(WriteKeyAct(key), await self._challenge())
+        self._waiting.append((step, ours))
+
+    async def _prove(self, under: Under) -> ResponseApdu:
+        """EXTERNAL AUTHENTICATE in the MF; a wrong try is made good by the next right one."""
+        return await self._ask(await self._protected(Authenticate(0, under), await self._challenge()))
 
     async def _enciphered(self, application: int, command: Command[object], challenge: bytes) -> bytes:
         """A command on an enciphered file, as the upkeep of the keys protects it."""
@@ -235,5 +260,5 @@ def _name(step: Step) -> str:
             return ExternalAuthenticate.name
         case SetAllowance():
             return UpdateOverdraft.name
-        case WriteKeyAct():
+        case WriteKeyAct() | TakeOver():
             return "WRITE KEY"
