@@ -11,6 +11,7 @@ from cardcore.metro import ENTRY_KEY_ID, ENTRY_USAGE
 from cardcore.order import PsamOrder
 from cardcore.record import Suite
 from cardcore.step import ALREADY_THERE, Compare, Plain, Secured, Stage, Step, TakeOver, WriteKeyAct
+from cardcore.versions import SUITE_NAMES
 
 # Usage bytes: levels of derivation << 5 | kind of key.
 PURCHASE_USAGE = 0x42
@@ -27,9 +28,18 @@ _MAINTENANCE_TAIL = b"\xff\x33"
 
 
 def psam_steps(order: PsamOrder) -> tuple[Step, ...]:
-    """The whole script of one PSAM: purchase roots of both suites, in every version that cards carry or soon will, so
-    that it takes every card of its sector; a gate's has the entry root too. Raises FormatError for too many of them."""
+    """The whole script of one PSAM: purchase roots of every suite that is not retired, in every version that cards
+    carry or soon will, so that it takes every such card of its sector; a gate's has the entry root too. `limits` says
+    what it cannot do. Raises FormatError for too many of them, KeyUseError for a PSAM of a retired suite."""
+    order.versions.offer(order.suite)
+    order.versions.offer(Suite.SM4)
     return (*_structure(order), *_keys(order), *_contents(order), *_issue(order))
+
+
+def limits(order: PsamOrder) -> str:
+    """What a PSAM of this order cannot do, for people; nothing where it takes every card of its sector."""
+    gone = ", ".join(SUITE_NAMES[suite] for suite in Suite if suite in order.versions.retired)
+    return f"PSAM {order.terminal_number.hex()} debits no {gone} card: that suite is retired" if gone else ""
 
 
 def _files(order: PsamOrder) -> tuple[tuple[int, bytes], ...]:
@@ -53,7 +63,7 @@ def _structure(order: PsamOrder) -> Iterator[Step]:
 def _keys(order: PsamOrder) -> Iterator[Step]:
     yield _select(Stage.KEYS)
     yield _key(order, KeyType.MAINTENANCE, 0x00, order.suite, _MAINTENANCE_TAIL)
-    for suite in Suite:
+    for suite in (one for one in Suite if one not in order.versions.retired):
         coming = order.versions.coming((suite, KeyType.PURCHASE, order.sector))
         first = psam_purchase_id(order.sector, suite)
         numbers = range(first, 0x100, _NEXT_ID)

@@ -29,7 +29,7 @@ from cardcore.commands.personalise import FileKind
 from cardcore.errors import ProfileError
 from cardcore.order import CardOrder, PsamOrder
 from cardcore.profile import ApplicationSpec, FileSpec, KeySpec, Profile, SuiteProfile
-from cardcore.psam_script import psam_steps
+from cardcore.psam_script import limits, psam_steps
 from cardcore.step import (
     ALREADY_THERE,
     Act,
@@ -61,6 +61,7 @@ __all__ = [
     "TakeOver",
     "WriteKeyAct",
     "key_step",
+    "limits",
     "psam_steps",
     "steps",
 ]
@@ -76,7 +77,8 @@ _OF_THEIR_OWN = frozenset({KeyType.OVERDRAFT, KeyType.UNLOAD})
 
 def steps(profile: Profile, order: CardOrder) -> tuple[Step, ...]:
     """The whole script of one card; raises ProfileError when the profile is not offered in the suite of the order, and
-    KeyUseError when the keys of a purse have no version in common."""
+    KeyUseError when that suite is retired or the keys of a purse have no version in common."""
+    order.versions.offer(order.identity.suite)
     plan = profile.for_suite(order.identity.suite)
     return (
         *_identity(plan, order),

@@ -11,6 +11,7 @@ from cardcore.record import Suite
 # purchase key.
 Key = tuple[int, int, int]
 _FIRST = frozenset({KEY_VERSION})
+SUITE_NAMES = {Suite.TRIPLE_DES: "3DES", Suite.SM4: "SM4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +19,21 @@ class KeyVersions:
     """The versions in force, each a key and its number; a key that is not named has the first alone.
 
     `active` go into cards, and into PSAMs, which get those that are `rolling_out` too: cards will carry them soon.
+    `retired` are the suites (algorithm ids) of which nothing goes into a chip any more.
     """
 
     active: frozenset[tuple[Key, int]] = frozenset()
     rolling_out: frozenset[tuple[Key, int]] = frozenset()
+    retired: frozenset[int] = frozenset()
+
+    def offer(self, suite: Suite) -> None:
+        """Raises KeyUseError where chips of this suite are made no more."""
+        if suite in self.retired:
+            others = " or ".join(SUITE_NAMES[one] for one in Suite if one not in self.retired) or "after a ceremony"
+            raise KeyUseError(
+                f"{SUITE_NAMES[suite]} is retired: its keys go into no chip any more; nothing was made, no serial was "
+                f"spent, order it in {others}"
+            )
 
     def newest(self, keys: Sequence[Key]) -> int:
         """The newest version that all of these keys have in force; raises KeyUseError when there is none."""

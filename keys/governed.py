@@ -2,6 +2,7 @@
 dates. A verdict is given after its batch is in the audit, or not at all."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import tzinfo
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from cardcore.authority import CardIdentity, KeyStep, OverdraftRequest, PsamIdentity, Under
 from cardcore.errors import RefusedError
 from cardcore.record import Suite
+from cardcore.versions import KeyVersions
 from keys import personaliser, verifiers
 from keys.columns import Octets, Records, octets, part
 from keys.engine.root import RootKey
@@ -21,6 +23,7 @@ from keys.state import StateFile
 from keys.verifiers import OpenedAct, Verdict
 
 Identity = CardIdentity | PsamIdentity
+_OUT_OF_USE = frozenset({KeyState.VERIFY_ONLY, KeyState.COMPROMISED, KeyState.DESTROYED})
 Selector = tuple[int, int, int]
 
 
@@ -155,6 +158,23 @@ class Personaliser(personaliser.Personaliser):
                     "(onecard keys issue-psams)",
                 )
         await super()._take_up(identity, use)
+
+    def key_versions(self) -> KeyVersions:
+        return replace(super().key_versions(), retired=frozenset(one for one in Suite if self._is_retired(one)))
+
+    def _is_retired(self, suite: Suite) -> bool:
+        """By its date, or because every purchase root that it ever had is out of use: one that waits for its ceremony
+        or its promotion is missing, not retired."""
+        try:
+            self._book.may_make(suite, "")
+        except RefusedError:
+            return True
+        states = [
+            life.state
+            for id, life in self._book.register.lives().items()
+            if id.suite is suite and id.purpose is KeyPurpose.PURCHASE
+        ]
+        return bool(states) and set(states) <= _OUT_OF_USE
 
     def _state_of(self, root: RootKey) -> KeyState:
         return self._book.register.state_of(root)

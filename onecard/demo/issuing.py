@@ -17,7 +17,7 @@ from pathlib import Path
 from cardcore.errors import OnecardError
 from cardcore.profile import Profile, load_profile
 from cardcore.record import Sector, Suite
-from cardcore.script import CardOrder, PsamOrder, psam_steps, steps
+from cardcore.script import CardOrder, PsamOrder, limits, psam_steps, steps
 from cardcore.versions import KeyVersions
 from keys.store import open_store
 from onecard.demo.counter_readers import CounterReaders
@@ -198,7 +198,8 @@ def _psam_job(blank: Blank, psam: SoftwarePsam, versions: KeyVersions) -> Job:
         gate=blank.gate,
         versions=versions,
     )
-    return Job(order.identity, "psam", psam_steps(order), DirectChannel(psam), versions=versions)
+    script, channel = psam_steps(order), DirectChannel(psam)
+    return Job(order.identity, "psam", script, channel, versions=versions, remark=limits(order))
 
 
 def _card_job(blank: Blank, channel: Channel, versions: KeyVersions) -> Job:

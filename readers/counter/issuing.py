@@ -55,12 +55,15 @@ class Plan:
             steps(self.profile, self._order(number, self.now.date(), FIRST_VERSIONS))
 
     def orders(self, journal: Journal, versions: KeyVersions) -> list[CardOrder]:
-        """The orders, with these versions of keys; a card that was begun keeps its day and its versions."""
+        """The orders, with these versions of keys; a card that was begun keeps its day and its versions. Raises
+        KeyUseError where the suite is retired and a card of it is still to be begun."""
         found = []
         for number in range(self.count):
             order = self._order(number, self.now.date(), versions)
             entry = journal.find(chip_name(order.identity))
-            if entry:
+            if entry is None:
+                versions.offer(order.suite)
+            else:
                 order = self._order(number, entry.begun_at.date(), KeyVersions.read(entry.versions))
             found.append(order)
         return found

@@ -33,6 +33,8 @@ class Job:
     reader: str = "in-process"
     # Of its keys, as in its order: what was begun with some versions ends with them.
     versions: KeyVersions = FIRST_VERSIONS
+    # What the issued chip cannot do, for the journal; nothing as a rule.
+    remark: str = ""
 
     @property
     def chip(self) -> str:

@@ -88,7 +88,7 @@ class Bench:
             if stage is last:
                 await self._authority.finish(job.identity)
             progress = Progress.ISSUED if stage is last else Progress.RUNNING
-            await self._write(job, script, progress, stage, reports)
+            await self._write(job, script, progress, stage, reports, job.remark if stage is last else "")
             ended(stage)
         return None
 
