@@ -36,6 +36,7 @@ ReaderNames = Annotated[
     tuple[str, ...], Parameter(name="--reader", help="part of a name, once for each; else the one with a card, or all")
 ]
 TraceFile = Annotated[Path | None, Parameter(name="--trace", help="append every APDU, without its content")]
+Profile = Annotated[str, Parameter(help="profile of the card: what it has, and how it differs from others")]
 StateFolder = Annotated[Path, Parameter(name="--state", help="directory of the counter's journal and queue")]
 
 
@@ -87,7 +88,7 @@ class _Counter:
         serial: Annotated[str, Parameter(help="20 digits")],
         issuer: Annotated[str, Parameter(help="8 hex digits")],
         state: StateFolder,
-        profile: str = "shared-purse",
+        profile: Profile = "shared-purse",
         suite: Literal["3des", "sm4"] = "sm4",
         concession: Annotated[Concession, Parameter(name="--class")] = Concession.ORDINARY,
         url: Annotated[str | None, Parameter(help="address of the desk, which registers the card first")] = None,
@@ -129,6 +130,7 @@ class _Counter:
         channel: Annotated[str, Parameter(help="who takes the money: a party id, or transfer")],
         state: StateFolder,
         purse: Annotated[Literal[1, 3, 4, 6], Parameter(help="application of the purse; 6 of a city card")] = 1,
+        profile: Profile = "shared-purse",
         epoch: Annotated[int, Parameter(help="the terminal's epoch in the registry")] = 1,
         ask_pin: Annotated[bool, Parameter(negative="", help="ask for the holder's PIN")] = False,
         reader: ReaderName = None,
@@ -138,6 +140,7 @@ class _Counter:
 
         async def work() -> Status:
             amount_fen = parse_yuan(amount)
+            switches = load_profile(profile).switches
             pin = getpass.getpass("密码 PIN: ") if ask_pin else PIN
             till = Till(terminal, b"\0\0" + _four_bytes(terminal), channel)
             name = await choose(reader)
@@ -146,7 +149,7 @@ class _Counter:
                 queue = stack.enter_context(closing(CounterQueue(_state(state))))
                 desk = await stack.enter_async_context(self._front.desk(url))
                 order = LoadOrder(till, purse, epoch, amount_fen, pin)
-                return await self._clerk.load(way, LoadCounter(desk, queue), order)
+                return await self._clerk.load(way, LoadCounter(desk, queue, switches), order)
 
         return await self._told(work)
 

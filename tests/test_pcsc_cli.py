@@ -24,6 +24,7 @@ from readers.counter.desk import Desk
 from readers.counter.queue import CounterQueue
 from readers.counter.words import masked, parse_yuan, yuan
 from readers.pcsc.journal import Journal, Progress
+from simulators.card_behaviour import Behaviour
 from simulators.card_os import PurseState, SoftwareCard
 from simulators.nvm import TearPoint
 from simulators.pcscd import PrivatePcscd
@@ -32,6 +33,7 @@ from tests.counter_side import NOW, Service, authoriser, blank, issued, make_sto
 from tests.pcscd import POLL_S, start
 
 TERMINAL = 130001
+SHARED_PURSE = Path("cardcore/profiles/shared-purse.toml").read_text("utf-8")
 READERS = 8
 
 
@@ -110,9 +112,9 @@ class Counter:
         named = [token for name, value in tokens.items() for token in (f"--{name}", value)]
         return await self.run("issue", "--serial", serial, "--issuer", "02317910", "--state", str(self.state), *named)
 
-    async def load(self, url: str, amount: str = "12.50", **options: float) -> tuple[int, str]:
+    async def load(self, url: str, amount: str = "12.50", *more: str, **options: float) -> tuple[int, str]:
         where = ("--url", url, "--terminal", str(TERMINAL), "--channel", "301", "--state", str(self.state))
-        return await self.run("load", f"--amount={amount}", *where, **options)
+        return await self.run("load", f"--amount={amount}", *where, *more, **options)
 
 
 @pytest.fixture
@@ -381,6 +383,29 @@ async def test_load_torn_and_put_back(
     assert ("充值凭条 receipt" if committed else "未充值") in text
     assert len(known.records) == committed
     assert card.purses()[1].balance_fen == (1250 if committed else 0)
+
+
+@pytest.mark.parametrize("said", ["before", "after"])
+async def test_load_goes_by_the_profile(
+    counter: Counter, store: EmbeddedStore, tmp_path: Path, service: tuple[Service, str], said: str
+) -> None:
+    """This chip's log counts `after`: of two loads alike in sum and second, its profile alone tells that the second
+    never came."""
+    known, url = service
+    profile = tmp_path / "other.toml"
+    profile.write_text(SHARED_PURSE.replace('log_counter = "before"', f'log_counter = "{said}"'), "utf-8")
+    card = await issued(store, tmp_path)
+    card.behaviour = Behaviour(log_counter="after")
+    await counter.put(card)
+    await counter.load(url)
+    known.authority = _tearing(store, card, TearPoint.BEFORE_MARKER)
+    loading = asyncio.create_task(counter.load(url, "12.50", "--profile", str(profile)))
+    await counter.until_said("put the same card back")
+    await asyncio.sleep(POLL_S)
+    await counter.put(card)
+    status, told = await loading
+    assert card.purses()[1].balance_fen == 1250
+    assert (status == 2 and "未充值" in told) == (said == "after")
 
 
 async def test_load_left_open_is_settled_before_the_next(

@@ -88,7 +88,7 @@ class Clerk:
     async def load(self, channel: ReaderChannel, counter: LoadCounter, order: LoadOrder) -> Status:
         """Settle what an earlier load of the card left open; then load, unless that one turns out to have come."""
         self.tell(STAY)
-        view = await look(channel)
+        view = await look(channel, counter.switches.blocked_select)
         settled = await counter.settle(channel, _serial(view), order.pin)
         for ended in settled:
             show_load(self.console, ended)

@@ -94,7 +94,7 @@ class LoadCounter:
         """`switches` are those of the profile whose cards come here."""
         self._desk = desk
         self._queue = queue
-        self._switches = switches
+        self.switches = switches
 
     async def load(
         self,
@@ -109,7 +109,7 @@ class LoadCounter:
     ) -> Ended:
         """As `readers.pcsc.purse.load`, kept at every point; an Unknown outcome stays open in the queue."""
         authority = KeepingAuthority(self._desk, self._queue, claims)
-        done = await purse.load(channel, authority, till, application, suite, amount_fen, pin, budget, self._switches)
+        done = await purse.load(channel, authority, till, application, suite, amount_fen, pin, budget, self.switches)
         [load] = [load for load in self._queue.open_loads(done.identity.card) if load.load_id == done.grant.load_id]
         return await self._ended(load, done.outcome, done.ran_out_at)
 
@@ -120,7 +120,7 @@ class LoadCounter:
         for load in self._queue.open_loads(card):
             record = load.draft
             place = record.purse, record.key_index
-            outcome = await find_out(channel, _evidence(record), *place, pin, card, self._switches)
+            outcome = await find_out(channel, _evidence(record), *place, pin, card, self.switches)
             if isinstance(outcome, Unknown):
                 await asyncio.to_thread(self._queue.end, load, LoadState.UNDECIDED)
             settled.append(await self._ended(load, outcome))
