@@ -58,11 +58,12 @@ class Deed(Enum):
 
 
 class Recovery(Enum):
-    """When the card is asked how it ended: at once, at the same terminal later, or never, and it rides elsewhere."""
+    """When the card is asked how it ended: at once, later at the same terminal, by a ride elsewhere, or never."""
 
     AT_ONCE = "at once"
     LATER = "later"
     ELSEWHERE = "elsewhere"
+    NEVER = "never"
 
 
 @dataclass
