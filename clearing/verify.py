@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from clearing import kept
+from clearing import kept, seals
 from clearing.close.command import examine, find, judged_steps, put_targets
 from clearing.close.fees import fee_legs, fees
 from clearing.ledger.export import books_at_closes
@@ -87,6 +87,7 @@ async def _verify(connection: Connection) -> list[Check]:
         checks.append(await _cases(connection))
     checks.append(await _nets(connection))
     checks.append(await _digests(connection))
+    checks.append(await _seals(connection))
     checks.append(await _fees(connection, policies))
     checks.append(_roots("rule 21 Merkle roots of intake", await rows.intake_leaves(connection)))
     checks.append(_roots("rule 21 Merkle roots of closes", await rows.close_leaves(connection)))
@@ -132,6 +133,16 @@ async def _digests(connection: Connection) -> Check:
         if (books.books_digest, books.substance_digest) != (closing["books_digest"], closing["substance_digest"]):
             wrong.append(f"the books that {closing['date']} closed with")
     return _told("rule 14 digests are of the books", checked, wrong)
+
+
+async def _seals(connection: Connection) -> Check:
+    stored, again = await seals.stored(connection), await seals.made(connection)
+    wrong = [
+        f"{part} as {day} left them"
+        for day, part in sorted(stored.keys() | again.keys())
+        if stored.get((day, part)) != again.get((day, part))
+    ]
+    return _told("rule 14 seals are of what each close saw", len(stored), wrong)
 
 
 async def _fees(connection: Connection, policies: Policies) -> Check:

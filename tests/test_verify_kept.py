@@ -17,6 +17,7 @@ KEPT, BODIES, ANSWERS = (
     "R4 answers are what became of the records",
 )
 CASES = "R6 what does not match is a case"
+SEALS = "rule 14 seals are of what each close saw"
 # An entry moves no money: no posting, balance or gap would miss it.
 ENTRY = "WHERE kind = 2"
 OF_ENTRY = "WHERE batch_id = (SELECT batch_id FROM fact WHERE kind = 2)"
@@ -48,7 +49,7 @@ MUTATIONS = {
     "quarantined": ("DELETE FROM exhibit WHERE state = 'quarantined'", {KEPT, ANSWERS, CASES}),
     "state": (f"UPDATE fact SET state = 'suspended' {ENTRY}", {ANSWERS}),
     "body": (f"UPDATE batch SET {flipped('body', 32 + BY_NAME['station'].offset)} {OF_ENTRY}", {BODIES, KEPT}),
-    "digest of a body": (f"UPDATE batch SET {flipped('digest', 0)} {OF_ENTRY}", {BODIES, KEPT}),
+    "digest of a body": (f"UPDATE batch SET {flipped('digest', 0)} {OF_ENTRY}", {BODIES, KEPT, SEALS}),
     "header": (f"UPDATE batch SET first_seq = 0 {OF_ENTRY}", {BODIES, KEPT}),
     "another's batch": (f"UPDATE fact SET batch_id = batch_id + 1 {ENTRY}", {KEPT, ANSWERS}),
 }  # fmt: skip

@@ -17,6 +17,7 @@ from clearing.rating.reading import calendar_of, read_policies
 from clearing.rating.transit import Ride, rate
 from clearing.reconcile.kinds import FREEZING, OWNERS, RESOLVED_BY_ITSELF
 from clearing.registry.dates import Calendar
+from clearing.seals import seal
 from clearing.settlement.netting import net
 from clearing.settlement.reading import read_movements
 from clearing.store import books as book_rows
@@ -152,6 +153,7 @@ async def _seal(connection: Connection, day: date, at: datetime) -> Closing:
     states = json.dumps([line.document() for line in books.states])
     nets = [(one.class_, one.party, one.net_fen) for one in positions]
     await rows.seal_day(connection, day, at, digests, states, nets)
+    await seal(connection, day)
     return Closing(day, at, *digests)
 
 

@@ -237,13 +237,15 @@ async def freeze(
 async def seal_day(connection: asyncpg.Connection, day: date, at: datetime, digests: tuple[str, str], states: str,
                    nets: Iterable[tuple[str, str, int]]) -> None:  # fmt: skip
     """The closing row with the states that its digest covers (JSON text), its net positions (class, party, net_fen),
-    and the next date opens.
+    and the next date opens. No report to the denylist can be under way: `freeze` waits for them.
     """
     await connection.execute(
         """
-        INSERT INTO closing (date, closed_at, books_digest, substance_digest, states, last_batch, last_journal)
+        INSERT INTO closing (date, closed_at, books_digest, substance_digest, states, last_batch, last_journal,
+                             last_listed)
         VALUES ($1, $2, $3, $4, $5::jsonb, (SELECT coalesce(max(batch_id), 0) FROM batch),
-                (SELECT coalesce(max(journal_id), 0) FROM journal))""",
+                (SELECT coalesce(max(journal_id), 0) FROM journal),
+                (SELECT coalesce(max(version), 0) FROM denylist))""",
         day,
         at,
         *digests,

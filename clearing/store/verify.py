@@ -7,7 +7,7 @@ A text of `CHECKS` yields one row per thing examined: `bad` and `label`. Sources
 import asyncpg
 
 from clearing.store import ask
-from clearing.store.claims import LENT, OFFLINE, believed, claim
+from clearing.store.claims import LENT, OFFLINE, believed, claim, reference
 from clearing.store.tie import BOOKED, due_legs
 
 CHECKS = {
@@ -134,6 +134,31 @@ CHECKS = {
             UNION ALL
             SELECT split_part(account, ':', 2), amount_fen FROM posting WHERE account LIKE 'unsettled:%') AS tie GROUP
                 BY purse""",
+    "rule 13 dates close in order": """
+        SELECT o.date IS DISTINCT FROM c.date + 1 AS bad, 'the open date after ' || c.date AS label
+        FROM (SELECT max(date) AS date FROM closing) AS c LEFT JOIN open_day o ON true WHERE c.date IS NOT NULL
+        UNION ALL SELECT lag(date) OVER (ORDER BY date) <> date - 1, 'the date before ' || date FROM closing
+        UNION ALL SELECT false, 'the open date' FROM open_day""",
+    # A record came while that date was open which the first close to see its batch closed. What is taken up again posts
+    # on the date that is open then.
+    "rule 13 nothing posts before the open date": f"""
+        WITH came AS (
+            SELECT b.batch_id, coalesce((SELECT min(date) FROM closing WHERE last_batch >= b.batch_id), o.date) AS open
+            FROM batch b, open_day o)
+        SELECT f.post_date < greatest(f.origin_date, came.open) OR f.post_date > greatest(f.origin_date, came.open)
+               AND NOT EXISTS (SELECT FROM exhibit x WHERE x.card = f.card AND x.taken_up_at IS NOT NULL
+                               AND x.record = f.record) AS bad,
+               'proven record ' || {reference("f")} AS label
+        FROM fact f JOIN came USING (batch_id)
+        UNION ALL
+        SELECT x.post_date < greatest(x.origin_date, came.open), 'exhibit ' || encode(x.digest, 'hex')
+        FROM exhibit x JOIN came USING (batch_id)""",
+    "rule 19 who was denylisted stands on the list": f"""
+        SELECT NOT EXISTS (SELECT FROM denylist d WHERE d.card = f.card AND d.effective_at <= f.instant) AS bad,
+               'proven record ' || {reference("f")} AS label
+        FROM fact f WHERE f.code = 'denylisted'
+        UNION ALL
+        SELECT effective_at < reported_at, 'version ' || version || ' of the denylist' FROM denylist""",
     "rule 4 disputed cards are frozen": """
         SELECT NOT EXISTS (SELECT FROM denylist d WHERE encode(d.card, 'hex') = split_part(c.subject, '/', 1)) AS bad,
                c.kind || ' ' || c.subject AS label FROM case_file c WHERE c.kind IN ('fork', 'unexplained-credit')
