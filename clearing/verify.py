@@ -8,7 +8,7 @@ from datetime import date
 from clearing import kept, seals
 from clearing.close.command import examine, find, judged_steps, put_targets
 from clearing.close.fees import fee_legs, fees
-from clearing.ledger.export import books_at_closes
+from clearing.ledger.history import digests_at_closes
 from clearing.rating.policies import Policies
 from clearing.rating.reading import calendar_of, read_policies
 from clearing.reconcile.kinds import RESOLVED_BY_ITSELF
@@ -128,9 +128,9 @@ async def _nets(connection: Connection) -> Check:
 
 async def _digests(connection: Connection) -> Check:
     checked, wrong = 0, []
-    async for closing, books in books_at_closes(connection):
+    async for closing, again in digests_at_closes(connection):
         checked += 1
-        if (books.books_digest, books.substance_digest) != (closing["books_digest"], closing["substance_digest"]):
+        if again != (closing["books_digest"], closing["substance_digest"]):
             wrong.append(f"the books that {closing['date']} closed with")
     return _told("rule 14 digests are of the books", checked, wrong)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
+from clearing.ledger.history import digests_at_closes
 from clearing.verify import verify
 from tests.clearing_side import D1, D2, METRO, SHOP, ClearingSide, at, card, clearing_side, resealed
 
@@ -266,3 +267,24 @@ async def caught(side: ClearingSide, statement: str) -> set[str]:
         names = {check.name for check in await verify(Single(connection)) if not check.ok}
         await mutation.rollback()
     return names
+
+
+async def test_digests_of_many_closes_are_made_from_one_reading(database: str) -> None:
+    async with clearing_side(database) as side:
+        await busy_day(side)
+        # Of a date that opens only after two closes have seen it, and nothing at all on others.
+        await side.tap(A, 5, 50, 300, at("03-06 09:00"), terminal=SHOP)
+        asked: list[int] = []
+        for _ in range(2):
+            for _ in range(3):
+                await side.close()
+            queries: list[str] = []
+            async with side.pool.acquire() as connection, connection.transaction():
+                with connection.query_logger(lambda query, into=queries: into.append(query.query)):
+                    made = [
+                        (closing["books_digest"], closing["substance_digest"]) == digests
+                        async for closing, digests in digests_at_closes(connection)
+                    ]
+            assert made == [True] * (side.open_day - D1).days
+            asked.append(len(queries))
+        assert asked == [2, 2]

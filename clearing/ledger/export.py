@@ -3,43 +3,28 @@ day").
 """
 
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from cardcore.record import Sector
 from clearing.ledger.books import UNIT, BookLine, Books, StateLine, SubstanceLine
 from clearing.settlement.reading import read_movements
 from clearing.settlement.statements import statements
 from clearing.store import books as rows
-from clearing.store.types import Connection, Pool, StoredRow
+from clearing.store.types import Connection, Pool
 
 
 async def read_books(connection: Connection) -> Books:
     """All lines of the books as they stand now."""
-    return await _books(connection, _states(map(dict, await rows.states(connection))), rows.NEWEST)
-
-
-async def books_at_closes(connection: Connection) -> AsyncIterator[tuple[StoredRow, Books]]:
-    """Closed dates (as `clearing.store.books.sealed`) with the books as each close knew them."""
-    for closing in await rows.sealed(connection):
-        yield closing, await _books(connection, _states(json.loads(closing["states"])), closing["last_journal"])
-
-
-def _states(lines: Iterable[Mapping[str, Any]]) -> tuple[StateLine, ...]:
-    return tuple(StateLine(line["state"], line["count"], line["fen"]) for line in lines)
-
-
-async def _books(connection: Connection, states: tuple[StateLine, ...], last_journal: int) -> Books:
     return Books(
         lines=tuple(
             BookLine(row["date"], row["ledger"], row["account"], UNIT, row["rule"], row["debit_fen"], row["credit_fen"])
-            for row in await rows.lines(connection, last_journal)
+            for row in await rows.lines(connection)
         ),
-        states=states,
+        states=tuple(StateLine(**row) for row in await rows.states(connection)),
         substance=tuple(
             SubstanceLine(row["ledger"], row["account"], row["origin_date"], row["net_fen"])
-            for row in await rows.substance(connection, last_journal)
+            for row in await rows.substance(connection)
         ),
     )
 

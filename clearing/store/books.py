@@ -6,12 +6,11 @@ import asyncpg
 
 from clearing.store import ask
 
-NEWEST = 2**63 - 1
 LINES = """
     SELECT business_date AS date, ledger, account, rule || '@' || version AS rule,
            coalesce(sum(amount_fen) FILTER (WHERE amount_fen > 0), 0)::bigint AS debit_fen,
            coalesce(-sum(amount_fen) FILTER (WHERE amount_fen < 0), 0)::bigint AS credit_fen
-    FROM posting WHERE journal_id <= $1 GROUP BY business_date, ledger, account, rule, version"""
+    FROM posting GROUP BY business_date, ledger, account, rule, version"""
 # An exhibit that was taken up lives on as a fact; a fork made an accepted or suspended record disputed.
 STATES = """
     SELECT state, count(*) AS count, coalesce(sum(fen), 0)::bigint AS fen FROM (
@@ -24,8 +23,14 @@ STATES = """
     GROUP BY state ORDER BY state"""
 SUBSTANCE = """
     SELECT ledger, account, origin_date, sum(amount_fen)::bigint AS net_fen FROM posting
-    WHERE rule <> 'fee' AND journal_id <= $1
-    GROUP BY ledger, account, origin_date HAVING sum(amount_fen) <> 0"""
+    WHERE rule <> 'fee' GROUP BY ledger, account, origin_date HAVING sum(amount_fen) <> 0"""
+# What each of some journals, the last that closes knew, has over the one before: its place among them comes first.
+ADDED = """
+    SELECT width_bucket(journal_id - 1, $1::bigint[]) AS place, business_date AS date, ledger, account,
+           rule || '@' || version AS rule, rule <> 'fee' AS has_substance, origin_date,
+           coalesce(sum(amount_fen) FILTER (WHERE amount_fen > 0), 0)::bigint AS debit_fen,
+           coalesce(-sum(amount_fen) FILTER (WHERE amount_fen < 0), 0)::bigint AS credit_fen
+    FROM posting GROUP BY place, business_date, ledger, account, posting.rule, version, origin_date"""
 # Gross debits and credits of a date, per rule and origin date; `credit_count` counts the records behind the credits.
 MOVEMENTS = """
     SELECT ledger, account, class, rule, origin_date,
@@ -45,9 +50,9 @@ FOLD = """
                FROM posting WHERE business_date = $1::date GROUP BY ledger, account) AS p USING (ledger, account)"""
 
 
-async def lines(connection: asyncpg.Connection, last_journal: int = NEWEST) -> list[asyncpg.Record]:
-    """date, ledger, account, rule (`name@version`), debit_fen, credit_fen; of journals up to one, or of all."""
-    return await ask.rows(connection, LINES, last_journal)
+async def lines(connection: asyncpg.Connection) -> list[asyncpg.Record]:
+    """date, ledger, account, rule (`name@version`), debit_fen, credit_fen."""
+    return await ask.rows(connection, LINES)
 
 
 async def states(connection: asyncpg.Connection) -> list[asyncpg.Record]:
@@ -55,9 +60,16 @@ async def states(connection: asyncpg.Connection) -> list[asyncpg.Record]:
     return await ask.rows(connection, STATES)
 
 
-async def substance(connection: asyncpg.Connection, last_journal: int = NEWEST) -> list[asyncpg.Record]:
-    """ledger, account, origin_date, net_fen; of journals up to one, or of all."""
-    return await ask.rows(connection, SUBSTANCE, last_journal)
+async def substance(connection: asyncpg.Connection) -> list[asyncpg.Record]:
+    """ledger, account, origin_date, net_fen."""
+    return await ask.rows(connection, SUBSTANCE)
+
+
+async def added(connection: asyncpg.Connection, last_journals: list[int]) -> list[asyncpg.Record]:
+    """What was posted between journals, given in their order: place (0 up to the first, their number after the last),
+    date, ledger, account, rule (`name@version`), has_substance, origin_date, debit_fen, credit_fen.
+    """
+    return await ask.rows(connection, ADDED, last_journals) if last_journals else []
 
 
 async def sealed(connection: asyncpg.Connection) -> list[asyncpg.Record]:
