@@ -1,9 +1,10 @@
 """What a posting stands on that names no records of its own: a fee, a replaced card's value, a load by evidence."""
 
 from collections.abc import Iterable, Sequence
+from datetime import date
 
 from cardcore.record import Kind
-from clearing.close.fees import RULE, fees
+from clearing.close.fees import RULE, Fee, fees
 from clearing.ledger import accounts
 from clearing.rating.reading import read_policies
 from clearing.settlement.reading import read_movements
@@ -54,18 +55,32 @@ def told_postings(postings: Iterable[StoredRow], none: str) -> list[str]:
 async def _fee(connection: Connection, posting: StoredRow) -> list[str]:
     day, ledger = posting["business_date"], posting["ledger"]
     operator = int(posting["account"].partition(":")[2])
-    lines = [
-        f"  stands on {fee.base_fen} fen posted to {accounts.payable(operator)} of {ledger} on {day}, credits − "
-        f"debits, at {fee.bps} bps of the fee policy's version {fee.version}: {fee.fee_fen} fen, "
-        f"remainder {fee.remainder}/10000"
-        for fee in fees(day, await read_movements(connection, day), await read_policies(connection))
-        if (fee.sector, fee.operator) == (ledger, operator)
-    ]
+    earned = fees(day, await read_movements(connection, day), await read_policies(connection))
+    lines = _share_told([fee for fee in earned if fee.operator == operator], ledger, day)
     base = await rows.base_of_fee(connection, ledger, accounts.payable(operator), day)
     lines.append(f"  {sum(row['count'] for row in base)} records behind {len(base)} postings:")
     lines += [f"  posting {row['posting_id']}: {-row['amount_fen']:+} fen, {row['count']} records, {row['rule']}"
               for row in base[:MOST_SHOWN]]  # fmt: skip
     return lines + _more(len(base))
+
+
+def _share_told(borne: Sequence[Fee], sector: str, day: date) -> list[str]:
+    """A sector's share of the one fee that an operator pays on the sum of its sectors (rule 16)."""
+    fee_fen, remainder = sum(fee.fee_fen for fee in borne), sum(fee.remainder for fee in borne)
+    whole = ", ".join(f"{fee.sector} {fee.base_fen}" for fee in borne)
+    return [
+        line
+        for fee in borne
+        if fee.sector == sector
+        for line in (
+            f"  stands on {fee.base_fen} fen posted to {accounts.payable(fee.operator)} of {sector} on {day}, credits "
+            "− debits",
+            f"  the operator's fee: {sum(one.base_fen for one in borne)} fen in all its sectors ({whole}) at {fee.bps} "
+            f"bps of the fee policy's version {fee.version}: {fee_fen} fen, remainder {remainder}/10000",
+            f"  the share of {sector}, in proportion to what is above zero and by largest remainder: {fee.fee_fen} "
+            f"of {fee_fen} fen",
+        )
+    ]
 
 
 def _load(load: StoredRow) -> str:

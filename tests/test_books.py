@@ -14,7 +14,20 @@ from clearing.explain import explain
 from clearing.ledger.accounts import SettlementClass, class_of, party_of
 from clearing.ledger.books import BookLine, Books, StateLine, SubstanceLine
 from clearing.ledger.export import export
-from tests.clearing_side import D1, D2, METRO, SHOP, ClearingSide, at, card, clearing_side, proof_key, subject
+from tests.clearing_side import (
+    BUS_CO,
+    D1,
+    D2,
+    METRO,
+    SHOP,
+    WHERE,
+    ClearingSide,
+    at,
+    card,
+    clearing_side,
+    proof_key,
+    subject,
+)
 from tests.test_verify import busy_day
 
 A, B, E = card(1), card(2), card(4)
@@ -201,6 +214,25 @@ async def test_explain_tells_what_stands_behind_a_posting_without_records(databa
         proven = await explain(side.pool, f"{B.hex()}/1/0")
         assert "confirmed by the card's own record" in proven
         assert re.search(rf"its record {B.hex()}/[0-9a-f]{{32}} is accepted", proven)
+
+
+async def test_explain_tells_a_sector_its_share_of_the_fee(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(WHERE, SHOP, (3, BUS_CO))
+    async with clearing_side(database) as side:
+        await side.tap(card(4), 0, 500, 1000, at("03-02 08:00"))
+        await side.tap(card(5), 0, 1000, 1000, at("03-02 08:00"), terminal=SHOP)
+        await side.close()
+        # 1500 fen at 30 bps are 4.5 fen, half up 5: a third of them, 1.67, and two thirds, 3.33.
+        for sector, base_fen, share_fen in (("transit", 500, 2), ("smallpay", 1000, 3)):
+            number = await side.pool.fetchval(
+                "SELECT posting_id FROM posting WHERE account = 'fee:101' AND ledger = $1", sector
+            )
+            told = await explain(side.pool, str(number))
+            assert f"stands on {base_fen} fen posted to payable:101 of {sector} on {D1}, credits − debits\n" in told
+            assert "1500 fen in all its sectors (smallpay 1000, transit 500) at 30 bps" in told
+            assert "the fee policy's version 2: 5 fen, remainder -5000/10000" in told
+            assert f"the share of {sector}, in proportion" in told
+            assert f"by largest remainder: {share_fen} of 5 fen" in told
 
 
 def test_commands(database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
