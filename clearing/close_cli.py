@@ -55,7 +55,7 @@ def close(
     """
     settings = settings_with(state=state, dsn=dsn, clock=clock)
     closing = _ask(settings, WRITE, lambda pool: close_date(pool, day, clock_of(settings)))
-    _console.print(_closing_told(closing))
+    _console.print(_closing_told(closing), soft_wrap=True)
     if closing.fees:
         table = Table("sector", "operator", "base fen", "bps", "fee fen", "remainder /10000", title="Fees")
         for fee in closing.fees:
@@ -132,7 +132,8 @@ def books(*, out: Path, state: Path | None = None, dsn: str | None = None) -> No
     """Write books.jsonl, cases.jsonl and statements/ for a stranger to check, and print both digests."""
     written = _ask(settings_with(state=state, dsn=dsn), READ, lambda pool: export(pool, out))
     _console.print(f"{len(written.lines)} lines of books written to {out}.", markup=False)
-    _console.print(f"books_digest     {written.books_digest}\nsubstance_digest {written.substance_digest}")
+    digests = f"books_digest     {written.books_digest}\nsubstance_digest {written.substance_digest}"
+    _console.print(digests, soft_wrap=True)
 
 
 @app.command
@@ -180,10 +181,15 @@ def _closing_told(closing: Closing) -> str:
     if closing.repeated:
         return f"{closing.date} was closed at {closing.closed_at:%Y-%m-%d %H:%M:%S} UTC. Nothing was changed."
     return (
-        f"{closing.date} is closed: {closing.postings} postings; {closing.opened} cases opened, "
-        f"{closing.resolved} resolved, {closing.standing} stand open.\n"
+        f"{closing.date} is closed: it had {_counted(closing.posted_before, 'posting')}, and the close made "
+        f"{closing.postings} more; {_counted(closing.opened, 'case')} opened, {closing.resolved} resolved, "
+        f"{closing.standing} {'stands' if closing.standing == 1 else 'stand'} open.\n"
         f"books_digest     {closing.books_digest}\nsubstance_digest {closing.substance_digest}"
     )
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def _checks_told(checks: list[Check]) -> Table:

@@ -254,7 +254,10 @@ def test_commands(database: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
 
     assert "2026-03-03 was closed" in said("close", "--date", "2026-03-03", "--clock", str(clock))
     assert "missing-field 1" in said("import", str(taps), "--register-companies", "--clock", str(clock))
-    assert "2026-03-04 is closed" in said("close", "--clock", str(clock))
+    closed = said("close", "--clock", str(clock))
+    # The date had one debit; the close found that its card lacks a counter.
+    assert "2026-03-04 is closed: it had 4 postings, and the close made 2 more; 1 case opened, 0 resolved, 7" in closed
+    assert re.search(r"^substance_digest [0-9a-f]{64}$", closed, re.MULTILINE)
     assert "checks hold" in said("verify")
     head, *cases = said("cases", "--everything").splitlines()
     assert head.split("\t")[:3] == ["kind", "subject", "fen"]

@@ -36,7 +36,7 @@ Finding = tuple[str, str, int, str, str, str | None]
 @dataclass(frozen=True, slots=True)
 class Closing:
     """A closed date; `repeated`: it was closed before, nothing was changed. Cases are counted as this close left
-    them.
+    them, postings as it found the date (`posted_before`) and as it made them (`postings`).
     """
 
     date: date
@@ -44,6 +44,7 @@ class Closing:
     books_digest: str
     substance_digest: str
     repeated: bool = False
+    posted_before: int = 0
     postings: int = 0
     fees: tuple[Fee, ...] = ()
     opened: int = 0
@@ -80,6 +81,7 @@ async def _close(connection: Connection, day: date, at: datetime) -> Closing:
     policies = await read_policies(connection)
     calendar = calendar_of(policies)
     weighed = await examine(connection, policies)
+    posted_before = await rows.count_postings(connection, day)
     await rows.dispute(connection, day)
     for state in ("committed", "reversed"):
         decided = [load_id for purse in weighed for load_id in getattr(purse, state)]
@@ -101,7 +103,8 @@ async def _close(connection: Connection, day: date, at: datetime) -> Closing:
         await rows.post(connection, day, at, owed)
     closing = await _seal(connection, day, at)
     tally = await case_rows.tally(connection, day)
-    return replace(closing, postings=len(legs) + len(owed), fees=tuple(earned), **dict(tally))
+    postings = len(legs) + len(owed)
+    return replace(closing, posted_before=posted_before, postings=postings, fees=tuple(earned), **dict(tally))
 
 
 async def examine(connection: Connection, policies: Policies) -> list[Weighed]:

@@ -190,6 +190,12 @@ async def carry(connection: asyncpg.Connection, day: date) -> list[asyncpg.Recor
     )
 
 
+async def count_postings(connection: asyncpg.Connection, day: date) -> int:
+    """How many postings a date has."""
+    found: int = await connection.fetchval("SELECT count(*) FROM posting WHERE business_date = $1", day)
+    return found
+
+
 async def post(connection: asyncpg.Connection, day: date, at: datetime, legs: Sequence[tuple[object, ...]]) -> int:
     """One journal of the close; legs: ledger, account, class, rule, version, origin_date, count, amount_fen,
     merkle_root.
