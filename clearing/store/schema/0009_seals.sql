@@ -9,3 +9,6 @@ CREATE TABLE seal (
     PRIMARY KEY (date, part)
 );
 CREATE TRIGGER history_stands BEFORE UPDATE OR DELETE OR TRUNCATE ON seal FOR EACH STATEMENT EXECUTE FUNCTION history_stands();
+-- Found by what is new since the close before, by the close and again by `verify`.
+CREATE INDEX ON denylist (version);
+CREATE INDEX ON case_file (opened);
