@@ -31,7 +31,7 @@ Kdf = Literal["argon2id", "pbkdf2-sm3"]
 Keys = Annotated[list[str], cyclopts.Parameter(help="Names of keys, as in sm4/TAC/1.")]
 _SUITES = {"3des": KeyId.parse("3des/TAC/1").suite, "sm4": KeyId.parse("sm4/TAC/1").suite}
 # Those with the least quota left.
-_TERMINALS_SHOWN = 5
+_SCOPES_SHOWN = 5
 # Tests put their answers in its place.
 prompts = Prompts()
 
@@ -291,11 +291,12 @@ def _show_quotas(console: Console, quotas: Sequence[QuotaLeft]) -> None:
                 f"{what} today: {one.spent.loads} and {one.spent.fen} fen spent, "
                 f"{one.left.loads} and {one.left.fen} fen left"
             )
-    terminals = sorted((one for one in quotas if "terminal" in one.scope), key=lambda one: one.left.fen)
-    for one in terminals[:_TERMINALS_SHOWN]:
-        console.print(f"  {one.scope}: {one.left.loads} and {one.left.fen} fen left")
-    if more := terminals[_TERMINALS_SHOWN:]:
-        console.print(f"  {len(more)} terminals more have more left")
+    for kind in ("operator", "terminal"):
+        scopes = sorted((one for one in quotas if kind in one.scope), key=lambda one: one.left.fen)
+        for one in scopes[:_SCOPES_SHOWN]:
+            console.print(f"  {one.scope}: {one.left.loads} and {one.left.fen} fen left")
+        if more := scopes[_SCOPES_SHOWN:]:
+            console.print(f"  {len(more)} {kind}s more have more left")
 
 
 def _existing(place: Place, *, restored: bool = False) -> EmbeddedStore:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta, timezone, tzinfo
 from uuid import uuid4
 
-from cardcore.authority import LoadGrant, LoadRequest
+from cardcore.authority import LoadGrant, LoadRequest, MoneyRequest
 from cardcore.bcd import encode_moment
 from cardcore.cryptogram import host_mac2_input, load_mac1_input
 from cardcore.errors import FormatError, RefusedError
@@ -25,16 +25,26 @@ from keys.widths import check_widths
 __all__ = ["LOCAL", "LoadAuthoriser", "Quota", "Quotas"]
 
 LOAD_TYPE = 0x02
+_NAME_CHARACTERS = 32
 # China has had one time zone without summer time since 1991; a card's date and time are local.
 LOCAL = timezone(timedelta(hours=8), "CST")
 
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """Daily quotas (local date): of the whole store, and of each terminal."""
+    """Daily quotas (local date): of the whole store, of each terminal, and of each operator who takes the money."""
 
     total: Quota
     terminal: Quota
+    operator: Quota
+
+    def scopes(self, request: MoneyRequest, act: str = "") -> dict[str, Quota]:
+        """The quotas that a request is taken out of, all of them or none, by the names that `status` shows. Raises
+        FormatError for an operator that cannot be one."""
+        if not (request.channel.isascii() and request.channel.isalnum() and len(request.channel) <= _NAME_CHARACTERS):
+            raise FormatError("nobody is named who takes the money; nothing was done, name a party or `transfer`")
+        terminal, operator = f"{act}terminal {request.terminal}", f"{act}operator {request.channel}"
+        return {f"{act}total": self.total, terminal: self.terminal, operator: self.operator}
 
 
 class LoadAuthoriser(Guarded):
@@ -72,10 +82,9 @@ class LoadAuthoriser(Guarded):
         self._check_policy(request, moment.date())
         session = self._proven_session(request)
         on, at = encode_moment(moment)
-        limits = {"total": self._quotas.total, f"terminal {request.terminal}": self._quotas.terminal}
         day = moment.date().isoformat()
         asked = Spending(_digest(request), uuid4().hex, on, at, request.amount_fen, day, _detail(request))
-        given = self._state.spend(asked, limits)
+        given = self._state.spend(asked, self._quotas.scopes(request))
         mac2 = session.mac4(
             host_mac2_input(request.amount_fen, LOAD_TYPE, request.terminal_number, given.date, given.time)
         )

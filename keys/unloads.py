@@ -1,7 +1,7 @@
 """The unload authoriser: it checks the card's MAC1 and writes the unload down before MAC2 leaves, and believes that
 value has left the card by MAC3 alone (rule 18; docs/card.md).
 
-Unloads have quotas of their own, under the scopes `unload total` and `unload terminal N`.
+Unloads have quotas of their own, under scopes that begin with `unload`.
 """
 
 import asyncio
@@ -73,13 +73,9 @@ class UnloadAuthoriser(Guarded):
         self._check_policy(request, moment.date())
         session = self._proven_session(request)
         on, at = encode_moment(moment)
-        limits = {
-            "unload total": self._quotas.total,
-            f"unload terminal {request.terminal}": self._quotas.terminal,
-        }
         day = moment.date().isoformat()
         asked = Spending(_digest(request), uuid4().hex, on, at, request.amount_fen, day, _detail(request), "unload")
-        given = self._book.state.spend(asked, limits)
+        given = self._book.state.spend(asked, self._quotas.scopes(request, "unload "))
         return UnloadGrant(given.load_id, given.date, given.time, _mac2(session, request, given.date, given.time))
 
     def _confirm(self, request: UnloadRequest, grant: UnloadGrant, mac3: bytes) -> None:

@@ -49,13 +49,13 @@ def make_store(folder: Path, seed: int = 7) -> EmbeddedStore:
 def authoriser(store: EmbeddedStore) -> LoadAuthoriser:
     """A load authoriser with a quota that no test reaches."""
     plenty = Quota(10_000, 10**9)
-    return store.load_authoriser(Clock(), Quotas(plenty, plenty))
+    return store.load_authoriser(Clock(), Quotas(plenty, plenty, plenty))
 
 
 def unloader(store: EmbeddedStore) -> UnloadAuthoriser:
     """An unload authoriser with a quota that no test reaches."""
     plenty = Quota(100_000, 10**10)
-    return store.unload_authoriser(Clock(), Quotas(plenty, plenty))
+    return store.unload_authoriser(Clock(), Quotas(plenty, plenty, plenty))
 
 
 def order(number: int, suite: Suite) -> CardOrder:

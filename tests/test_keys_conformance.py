@@ -384,7 +384,7 @@ def test_a_card_of_each_session_rule(rule: Sm4SessionKey, place: Place, store: S
 
 
 async def test_loads_at_once_never_exceed_the_quota(store: Store) -> None:
-    authoriser = store.load_authoriser(Noon(), Quotas(Quota(5, 100_000), Quota(5, 100_000)))
+    authoriser = store.load_authoriser(Noon(), Quotas(Quota(5, 100_000), Quota(5, 100_000), Quota(5, 100_000)))
     requests = [asked(Suite.TRIPLE_DES, counter=counter) for counter in range(12)]
     answers = await asyncio.gather(*map(authoriser.authorise_load, requests), return_exceptions=True)
     assert sum(not isinstance(answer, BaseException) for answer in answers) == 5

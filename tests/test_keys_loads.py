@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cardcore import cryptogram
 from cardcore.authority import CardIdentity, LoadRequest
@@ -21,7 +24,7 @@ from keys.loads import LoadAuthoriser, Quota, Quotas
 from keys.store import EmbeddedStore, open_store
 from tests import test_keys_reference as reference
 
-QUOTAS = Quotas(Quota(5, 100_000), Quota(3, 60_000))
+QUOTAS = Quotas(Quota(5, 100_000), Quota(3, 60_000), Quota(5, 100_000))
 COMPONENTS = {name: (bytes((place,)) * 16, bytes(range(16))) for place, name in enumerate(required_roots())}
 
 
@@ -138,6 +141,45 @@ async def test_quotas_hold_by_number_and_by_amount(store: EmbeddedStore) -> None
     await authoriser.authorise_load(asked(counter=4, terminal=900002, amount_fen=60_000))
     assert spent(store) == Quota(4, 90_000)
     assert spent(store, "terminal 900001") == Quota(3, 30_000)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    loads=st.lists(
+        st.tuples(st.integers(0, 5), st.sampled_from((1, 2, 3)), st.sampled_from("12"), st.integers(1, 40_000)),
+        max_size=20,
+    )
+)
+def test_no_operator_terminal_or_store_gives_more_than_its_quota(loads: list[tuple[int, int, str, int]]) -> None:
+    """Whoever asks, in whatever order, and however often: each load counts once for its terminal, its operator, and
+    the store, or for none of them."""
+    quotas = Quotas(total=Quota(9, 120_000), terminal=Quota(4, 50_000), operator=Quota(6, 70_000))
+    limits = {"total": quotas.total} | {f"terminal {n}": quotas.terminal for n in (1, 2, 3)}
+    limits |= {f"operator {n}": quotas.operator for n in "12"}
+    given: dict[LoadRequest, str] = {}
+    with TemporaryDirectory() as folder, open_store(Path(folder) / "keys") as store:
+        test_ceremony(store, COMPONENTS)
+        authoriser = store.load_authoriser(Noon(), quotas)
+        for counter, terminal, operator, fen in loads:
+            request = asked(counter=counter, terminal=terminal, channel=operator, amount_fen=fen)
+            took = {name: spent(store, name) for name in limits}
+            try:
+                load_id = asyncio.run(authoriser.authorise_load(request)).load_id
+            except RefusedError as refusal:
+                assert refusal.code == "over-quota" and request not in given
+                assert took == {name: spent(store, name) for name in limits}
+            else:
+                assert given.setdefault(request, load_id) == load_id
+        for name, limit in limits.items():
+            mine = [one for one in given if name in ("total", f"terminal {one.terminal}", f"operator {one.channel}")]
+            assert spent(store, name) == Quota(len(mine), sum(one.amount_fen for one in mine))
+            assert len(mine) <= limit.loads and sum(one.amount_fen for one in mine) <= limit.fen
+
+
+@pytest.mark.parametrize("channel", ["", "a" * 33, "301\n", "total 9"])
+async def test_who_takes_the_money_has_a_name(channel: str, authoriser: LoadAuthoriser) -> None:
+    with pytest.raises(FormatError, match="takes the money"):
+        await authoriser.authorise_load(asked(channel=channel))
 
 
 async def test_loads_at_once_never_exceed_the_quota(store: EmbeddedStore) -> None:

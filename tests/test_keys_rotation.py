@@ -26,7 +26,7 @@ from tests.test_keys_loads import COMPONENTS, asked, spent
 
 TAC = KeyId(Suite.SM4, KeyPurpose.TAC, "1")
 LOAD = KeyId(Suite.SM4, KeyPurpose.LOAD, "1")
-PLENTY = Quotas(Quota(10**6, 10**12), Quota(10**6, 10**12))
+PLENTY = Quotas(Quota(10**6, 10**12), Quota(10**6, 10**12), Quota(10**6, 10**12))
 CARD = CardIdentity(reference.ISSUER, reference.CARD, Suite.SM4)
 # The way of a version, written down here once more from docs/keys.md.
 WAY = {

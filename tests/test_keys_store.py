@@ -251,7 +251,7 @@ def test_an_empty_store_has_no_handles(tmp_path: Path) -> None:
 def load_authoriser(store: EmbeddedStore) -> object:
     from keys.store import MachineClock
 
-    return store.load_authoriser(MachineClock(), Quotas(Quota(1, 1), Quota(1, 1)))
+    return store.load_authoriser(MachineClock(), Quotas(Quota(1, 1), Quota(1, 1), Quota(1, 1)))
 
 
 def test_the_audit_cannot_be_rewritten(tmp_path: Path) -> None:
@@ -517,7 +517,8 @@ def test_status_says_what_is_not_fit(tmp_path: Path) -> None:
         for word in ("TEST keys", "ONECARD_PASSPHRASE", "embedded", "disk of the store", missing, "lies in a file"):
             assert word in words, word
         assert not [key for key in COMPONENTS if test_root(key).undiversified().reveal().hex() in words]
-        (total, terminal) = found.quotas
+        (total, operator, terminal) = found.quotas
+        assert (operator.scope, operator.spent) == ("operator 301", Quota(1, 10_000))
         assert (total.scope, total.spent, total.left) == ("total", Quota(1, 10_000), Quota(4, 90_000))
         assert terminal.left == Quota(2, 50_000)
         anchor_file(path).unlink()

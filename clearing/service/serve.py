@@ -46,7 +46,11 @@ class ServiceSettings:
     host: str = "127.0.0.1"
     port: int = 8478
     quotas: Quotas = field(
-        default_factory=lambda: Quotas(Quota(loads=1_000_000, fen=5_000_000_000), Quota(loads=5_000, fen=50_000_000))
+        default_factory=lambda: Quotas(
+            total=Quota(loads=1_000_000, fen=5_000_000_000),
+            terminal=Quota(loads=5_000, fen=50_000_000),
+            operator=Quota(loads=500_000, fen=2_500_000_000),
+        )
     )
 
 
