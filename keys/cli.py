@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import cyclopts
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from cardcore.errors import FormatError, SetupError
 from keys import acts, exchange
@@ -54,7 +54,7 @@ def audit(*, last: int = 50, place: Where = HERE) -> None:
     """The last acts on the keys of the store."""
     with _existing(place) as opened:
         rows = opened.audit(last)
-    table = Table("no.", "instant", "act", "subject", "detail")
+    table = Table(*(Column(name, overflow="fold") for name in ("no.", "instant", "act", "subject", "detail", "by")))
     for number, *texts in rows:
         table.add_row(str(number), *texts)
     Console().print(table)

@@ -113,7 +113,7 @@ class EmbeddedStore:
         facts = [KeyFacts(root.id, self._state_of(root), root.kcv, root.test) for root in self._roots.values()]
         return sorted(facts, key=lambda fact: (fact.id.name, fact.id.version))
 
-    def audit(self, last: int | None = None) -> list[tuple[int, str, str, str, str]]:
+    def audit(self, last: int | None = None) -> list[tuple[int, str, str, str, str, str]]:
         """Every act on these keys, or the last ones: number, instant, act, subject, detail."""
         return self._state.audit_rows(last)
 

@@ -16,6 +16,7 @@ from threading import RLock
 from typing import Protocol
 
 from cardcore.errors import KeyUseError, RefusedError
+from keys.caller import read_signed, signed, whoever_runs_this
 from keys.chain import START, TALLY_MODULUS, Anchor, Chain, Head, link
 from keys.convoy import Convoy
 from keys.proof import sm3
@@ -58,6 +59,7 @@ class StateFile:
         self._written = Head()
         self._changes = 0
         self._edition = (0, -1)
+        self._caller = whoever_runs_this()
         self._spendings = Convoy(self._spend_all)
         self._records = Convoy(self._record_all)
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
@@ -263,14 +265,14 @@ class StateFile:
         )
         return [(str(scope), Quota(int(a), int(b)), Quota(int(c), int(d))) for scope, a, b, c, d in rows]
 
-    def audit_rows(self, last: int | None = None) -> list[tuple[int, str, str, str, str]]:
-        """The audit, or its last rows: number, instant, act, subject, detail."""
+    def audit_rows(self, last: int | None = None) -> list[tuple[int, str, str, str, str, str]]:
+        """The audit, or its last rows: number, instant, act, subject, detail, caller."""
         with self._lock, told(self.path):
             newest = self._db.execute(
                 "SELECT id, at, act, subject, detail FROM audit ORDER BY id DESC LIMIT ?",
                 (-1 if last is None else last,),
             )
-            return list(newest)[::-1]
+            return [(*row, *read_signed(detail)) for *row, detail in newest][::-1]
 
     def _read(self, text: str, *cells: Cell) -> list[tuple[Cell, ...]]:
         with self._lock, told(self.path):
@@ -305,6 +307,7 @@ class StateFile:
 
     def _audit(self, head: Head, act: str, subject: str, detail: str) -> Head:
         number, at = head.number + 1, self.clock.now().isoformat(timespec="seconds")
+        detail = signed(detail, self._caller)
         seal = link(head.seal, number, at, act, subject, detail)
         self._db.execute("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?)", (number, at, act, subject, detail, seal))
         return replace(head, number=number, seal=seal)

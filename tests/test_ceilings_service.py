@@ -140,7 +140,7 @@ async def test_a_psam_stops_and_goes_on_after_the_upload(open_house: House, suit
     )
     common = (bytes.fromhex(BUS_PSAM), BUS, 1)
     assert [tuple(row) for row in rows] == [(*common, 0, 0, 4, 1000, 1), (*common, 4, 4, 4, 1000, 1)]
-    said = [detail for _, _, act, who, detail in open_house.store.audit() if (act, who) == ("keep", f"PSAM {BUS_PSAM}")]
+    said = [row[4] for row in open_house.store.audit() if row[2:4] == ("keep", f"PSAM {BUS_PSAM}")]
     name = "sm4" if suite is Suite.SM4 else "3des"
     prove, ceilings = f"key {name}/CONTROL/0 v1", f"ceilings 4 purchases, 1000 fen; key {name}/MAINTENANCE/0 v1"
     assert said == [f"prove the control key; {prove}", ceilings] * 2

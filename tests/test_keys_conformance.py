@@ -9,7 +9,9 @@ import asyncio
 import atexit
 import copy
 import json
+import os
 import pickle
+import pwd
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -43,6 +45,7 @@ from cardcore.errors import FormatError, KeyUseError, RefusedError
 from cardcore.record import Kind, Sector, Suite, TapRecord
 from cardcore.switches import Sm4SessionKey
 from keys import acts
+from keys.caller import read_signed
 from keys.ceremony import TEST_TRANSPORT_KEY
 from keys.columns import Records, from_bytes
 from keys.custody import Approval
@@ -390,6 +393,16 @@ async def test_loads_at_once_never_exceed_the_quota(store: Store) -> None:
     assert sum(not isinstance(answer, BaseException) for answer in answers) == 5
 
 
+async def test_every_row_names_who_asked(store: Store) -> None:
+    """K7: the user and process, and what of terminal and operator a load was for; a row of before has no caller."""
+    await store.load_authoriser(Noon(), QUOTAS).authorise_load(asked(Suite.TRIPLE_DES))
+    rows = store.audit()
+    uid = os.geteuid()
+    assert {caller for *_, caller in rows} == {f"{pwd.getpwuid(uid).pw_name}, uid {uid}, process {os.getpid()}"}
+    assert rows[-1][2] == "load" and "terminal 900001 channel 301" in rows[-1][4]
+    assert read_signed("10 records: 9 sealed; by Li Na") == ("10 records: 9 sealed; by Li Na", "")
+
+
 CARD_STEPS = [
     (0x3E, "PURCHASE/smallpay", 1, 3), (0x3F, "LOAD/1", 1, 0), (0x3D, "UNLOAD/3", 3, 0), (0x3C, "OVERDRAFT/4", 4, 0),
     (0x34, "TAC/1", 1, 0), (0x32, "ACT/5", 5, 0),
@@ -479,7 +492,7 @@ async def test_the_ceilings_of_psams(place: Place, store: Store) -> None:
             first = bytes(a ^ b for a, b in zip(padded[:8], challenge, strict=True))
             mac = generate_retail_mac(key[:8], key[8:], first + padded[8:], 1, 4)
         assert made == covered + mac
-        said = [row[2:] for row in store.audit(2)]
+        said = [row[2:5] for row in store.audit(2)]
         name, who = SUITE_LABELS[suite], f"PSAM {TERMINAL.hex()}"
         assert said == [
             ("keep", who, f"prove the control key; key {name}/CONTROL/0 v1"),
@@ -609,7 +622,7 @@ async def test_nothing_is_answered_that_cannot_be_written_down(store: Store) -> 
     personaliser, authoriser = store.personaliser(), store.load_authoriser(Noon(), QUOTAS)
     identity = CardIdentity(reference.ISSUER, reference.CARD, Suite.TRIPLE_DES)
     await personaliser.authenticate(identity, 1, Under.CONTROL, CHALLENGE)
-    assert store.audit()[-1][2:] == ("personalise", f"card {reference.CARD.hex()}", "taken up")
+    assert store.audit()[-1][2:5] == ("personalise", f"card {reference.CARD.hex()}", "taken up")
     store.close()
     with pytest.raises(KeyUseError):
         await personaliser.authenticate(identity, 1, Under.CONTROL, CHALLENGE)

@@ -178,7 +178,7 @@ async def test_a_wrong_mac1_spends_nothing(
         await authoriser.authorise_unload(wrong)
     assert refusal.value.code == "bad-mac1" and asked().mac1.hex() not in str(refusal.value)
     assert spent(store) == Quota(0, 0)
-    act, subject, detail = store.audit()[-1][2:]
+    act, subject, detail = store.audit()[-1][2:5]
     assert (act, subject) == ("unload refused", asked().identity.card.hex()) and detail.startswith("bad-mac1")
 
 

@@ -288,7 +288,7 @@ async def every_act(upkeep: CardUpkeep) -> list[str]:
 async def test_every_use_is_in_the_audit_or_does_not_happen(upkeep: CardUpkeep, store: EmbeddedStore) -> None:
     before = len(store.audit())
     assert await every_act(upkeep) == ["", "RefusedError", "", "", "", "RefusedError"]
-    rows = [row[2:] for row in store.audit()[before:]]
+    rows = [row[2:5] for row in store.audit()[before:]]
     assert [(act, detail.split("; key ")[1]) for act, _, detail in rows] == [
         ("upkeep", "sm4/MAINTENANCE/1 v1"),
         ("upkeep refused", "sm4/MAINTENANCE/1 v1"),
