@@ -65,7 +65,8 @@ class KeyStep:
 class MoneyRequest:
     """What a card has opened with INITIALIZE and MAC1; amounts in fen, balance as the card answered.
 
-    `session_key` is the rule of its profile (docs/card.md, "Switches").
+    `session_key` is the rule of its profile (docs/card.md, "Switches"), `operator` the party whose terminal asks. The
+    desk takes both from its registry; 0 is whoever has none.
     """
 
     identity: CardIdentity
@@ -83,6 +84,7 @@ class MoneyRequest:
     random: bytes
     mac1: bytes
     session_key: Sm4SessionKey = Sm4SessionKey.PADDED
+    operator: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,18 +32,19 @@ LOCAL = timezone(timedelta(hours=8), "CST")
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """Daily quotas (local date): of the whole store, of each terminal, and of each operator who takes the money."""
+    """Daily quotas (local date): of the whole store, of each terminal, and of each operator of terminals."""
 
     total: Quota
     terminal: Quota
     operator: Quota
 
     def scopes(self, request: MoneyRequest, act: str = "") -> dict[str, Quota]:
-        """The quotas that a request is taken out of, all of them or none, by the names that `status` shows. Raises
-        FormatError for an operator that cannot be one."""
+        """The quotas that a request is taken out of, all of them or none, by the names that `status` shows. The
+        operator is never the channel, which the counter chooses: by naming another it would get another quota. Raises
+        FormatError for a channel that is no name."""
         if not (request.channel.isascii() and request.channel.isalnum() and len(request.channel) <= _NAME_CHARACTERS):
             raise FormatError("nobody is named who takes the money; nothing was done, name a party or `transfer`")
-        terminal, operator = f"{act}terminal {request.terminal}", f"{act}operator {request.channel}"
+        terminal, operator = f"{act}terminal {request.terminal}", f"{act}operator {request.operator}"
         return {f"{act}total": self.total, terminal: self.terminal, operator: self.operator}
 
 
@@ -171,5 +172,5 @@ def _detail(request: LoadRequest) -> str:
     return (
         f"card {request.identity.card.hex()} purse {request.purse} counter {request.counter} "
         f"amount {request.amount_fen} fen terminal {request.terminal} "
-        f"channel {request.channel} key {request.key_suite.name} v{request.key_version}"
+        f"channel {request.channel} operator {request.operator} key {request.key_suite.name} v{request.key_version}"
     )

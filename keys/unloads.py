@@ -195,5 +195,5 @@ def _detail(request: UnloadRequest) -> str:
     return (
         f"unload of card {request.identity.card.hex()} purse {request.purse} counter {request.counter} "
         f"amount {request.amount_fen} fen of {request.raw_balance_fen} fen terminal {request.terminal} "
-        f"channel {request.channel} key {request.key_suite.name} v{request.key_version}"
+        f"channel {request.channel} operator {request.operator} key {request.key_suite.name} v{request.key_version}"
     )

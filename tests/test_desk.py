@@ -13,6 +13,7 @@ import pytest
 from cardcore.profile import load_profile
 from cardcore.switches import Sm4SessionKey
 from clearing.desk.purse import purse_terms
+from keys.spending import Quota
 from simulators.cipher import ComplementSm4Key
 from tests.intake_side import (
     BANK,
@@ -63,6 +64,20 @@ async def test_a_load_from_request_to_posting(open_house: House) -> None:
     twin = load_record(request | {"balance_fen": 900}, grant, 2)
     assert (await open_house.upload(2, [twin]))["suspended"] == 1
     assert await open_house.states() == {("accepted", ""): 1, ("suspended", "rogue-load"): 1}
+
+
+async def test_another_channel_is_no_other_quota(database: str, tmp_path: Path) -> None:
+    """The quota is that of the operator whose terminal asks, as the registry has it: a counter that names one bank
+    after the other takes all of it out of the same (K9). A repeated load takes nothing."""
+    parties = [*registry_document()["parties"], {"id": 302, "kind": "bank", "name": "another bank"}]
+    async with house(database, tmp_path, parties=parties) as opened:
+        for turn, channel in enumerate((str(BANK), "302", "302")):
+            request = load_request(CARDS[0], channel=channel, counter=min(turn, 1))
+            assert (await opened.post(LOADS, **request))[0] == 201
+        spent = {scope: given for scope, given, _ in opened.store.book.state.quotas("2026-03-02")}
+        assert [scope for scope in spent if "operator" in scope] == [f"operator {BANK}"]
+        assert set(spent.values()) == {Quota(2, 10_000)}
+        assert f"channel 302 operator {BANK} key" in opened.store.audit()[-1][4]
 
 
 @pytest.mark.parametrize(

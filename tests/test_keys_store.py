@@ -518,7 +518,7 @@ def test_status_says_what_is_not_fit(tmp_path: Path) -> None:
             assert word in words, word
         assert not [key for key in COMPONENTS if test_root(key).undiversified().reveal().hex() in words]
         (total, operator, terminal) = found.quotas
-        assert (operator.scope, operator.spent) == ("operator 301", Quota(1, 10_000))
+        assert (operator.scope, operator.spent) == ("operator 902", Quota(1, 10_000))
         assert (total.scope, total.spent, total.left) == ("total", Quota(1, 10_000), Quota(4, 90_000))
         assert terminal.left == Quota(2, 50_000)
         anchor_file(path).unlink()
