@@ -11,7 +11,7 @@ from cardcore.metro import ENTRY_KEY_ID, ENTRY_USAGE
 from cardcore.order import PsamOrder
 from cardcore.record import Suite
 from cardcore.step import ALREADY_THERE, Compare, Plain, Secured, Stage, Step, TakeOver, WriteKeyAct
-from cardcore.versions import SUITE_NAMES
+from cardcore.versions import SUITE_NAMES, Key
 
 # Usage bytes: levels of derivation << 5 | kind of key.
 PURCHASE_USAGE = 0x42
@@ -30,10 +30,18 @@ _MAINTENANCE_TAIL = b"\xff\x33"
 def psam_steps(order: PsamOrder) -> tuple[Step, ...]:
     """The whole script of one PSAM: purchase roots of every suite that is not retired, in every version that cards
     carry or soon will, so that it takes every such card of its sector; a gate's has the entry root too. `limits` says
-    what it cannot do. Raises FormatError for too many of them, KeyUseError for a PSAM of a retired suite."""
+    what it cannot do. Raises FormatError for too many of them, KeyUseError for a PSAM of a retired suite, and where a
+    key of it is missing."""
     order.versions.offer(order.suite)
     order.versions.offer(Suite.SM4)
+    order.versions.require(_wanted(order))
     return (*_structure(order), *_keys(order), *_contents(order), *_issue(order))
+
+
+def _wanted(order: PsamOrder) -> Iterator[Key]:
+    yield from ((order.suite, kind, 0) for kind in (KeyType.CONTROL, KeyType.MAINTENANCE))
+    yield from ((suite, KeyType.PURCHASE, order.sector) for suite in Suite if suite not in order.versions.retired)
+    yield from ((Suite.SM4, usage, 0) for usage in (RECORD_USAGE, ENTRY_USAGE)[: 1 + order.gate])
 
 
 def limits(order: PsamOrder) -> str:

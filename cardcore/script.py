@@ -77,9 +77,11 @@ _OF_THEIR_OWN = frozenset({KeyType.OVERDRAFT, KeyType.UNLOAD})
 
 def steps(profile: Profile, order: CardOrder) -> tuple[Step, ...]:
     """The whole script of one card; raises ProfileError when the profile is not offered in the suite of the order, and
-    KeyUseError when that suite is retired or the keys of a purse have no version in common."""
+    KeyUseError when that suite is retired, a key of the card is missing, or those of a purse have no version in
+    common."""
     order.versions.offer(order.identity.suite)
     plan = profile.for_suite(order.identity.suite)
+    order.versions.require(_named(plan, item, key) for item in plan.profile.applications for key in item.keys)
     return (
         *_identity(plan, order),
         *_of_every_card(plan, order.versions),

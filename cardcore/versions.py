@@ -1,6 +1,6 @@
 """Which versions of keys go into a chip (docs/card.md, "Keys"): told by who holds the keys, chosen by the scripts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cardcore.card_map import KEY_VERSION
@@ -19,12 +19,14 @@ class KeyVersions:
     """The versions in force, each a key and its number; a key that is not named has the first alone.
 
     `active` go into cards, and into PSAMs, which get those that are `rolling_out` too: cards will carry them soon.
-    `retired` are the suites (algorithm ids) of which nothing goes into a chip any more.
+    `retired` are the suites (algorithm ids) of which nothing goes into a chip any more, `missing` the keys of which no
+    version does now, each with the name that its custodians know.
     """
 
     active: frozenset[tuple[Key, int]] = frozenset()
     rolling_out: frozenset[tuple[Key, int]] = frozenset()
     retired: frozenset[int] = frozenset()
+    missing: frozenset[tuple[Key, str]] = frozenset()
 
     def offer(self, suite: Suite) -> None:
         """Raises KeyUseError where chips of this suite are made no more."""
@@ -33,6 +35,17 @@ class KeyVersions:
             raise KeyUseError(
                 f"{SUITE_NAMES[suite]} is retired: its keys go into no chip any more; nothing was made, no serial was "
                 f"spent, order it in {others}"
+            )
+
+    def require(self, keys: Iterable[Key]) -> None:
+        """Raises KeyUseError, naming them, where some of these keys go into no chip now: a chip that was begun would
+        stay half made."""
+        wanted = set(keys)
+        if names := ", ".join(sorted(name for key, name in self.missing if key in wanted)):
+            raise KeyUseError(
+                f"no version of {names} may go into a chip, and this one needs it; nothing was made, no serial was "
+                "spent: let the custodians promote or resume it (onecard keys status says where it stands), or order "
+                "in a suite that has all its keys"
             )
 
     def newest(self, keys: Sequence[Key]) -> int:

@@ -7,7 +7,7 @@ before a chip's first answer and when it is finished; the uses between are count
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from threading import Lock
 
 from cardcore.authority import CardIdentity, KeyStep, OverdraftRequest, PsamIdentity, Under
@@ -18,7 +18,7 @@ from keys import allowances
 from keys.engine.root import RootKey, card_key, of_purpose
 from keys.engine.suites import SuiteKey
 from keys.guarded import Guarded
-from keys.purposes import AUTHORISING, CITY_CARD, MAKING, KeyId, KeyPurpose, KeyState
+from keys.purposes import AUTHORISING, CITY_CARD, MAKING, KeyId, KeyPurpose, KeyState, required_roots
 from keys.state import StateFile
 
 Identity = CardIdentity | PsamIdentity
@@ -84,7 +84,15 @@ class Personaliser(Guarded):
         return KeyVersions(
             frozenset(row for row in active if row[0] in rotated),
             frozenset(row for id, row in rows.items() if states[id] is KeyState.ROLLING_OUT),
+            missing=self._missing({key for key, _ in active}, states),
         )
+
+    def _missing(self, active: set[Key], states: Mapping[KeyId, KeyState]) -> frozenset[tuple[Key, str]]:
+        """Every key, with its name, of which nothing could be written: none is active, and the first, which goes into
+        chips where nothing was rotated, may not."""
+        first = {id.name for id, state in states.items() if id.version == 1 and state in MAKING}
+        keys = [(_written_as(id), id.name) for id in map(KeyId.parse, required_roots())]
+        return frozenset((key, name) for key, name in keys if key not in active and name not in first)
 
     async def authenticate(self, identity: Identity, application: int, under: Under, challenge: bytes) -> bytes:
         """Data of EXTERNAL AUTHENTICATE: 8 bytes 3DES, 16 bytes SM4. Raises KeyUseError, FormatError; the chip is

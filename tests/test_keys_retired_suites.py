@@ -3,6 +3,8 @@ a PSAM says what it cannot do, and a card of the retired one is refused before a
 
 import random
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -93,3 +95,29 @@ def test_chips_of_the_retired_suite_are_refused_first(
             psam_steps(wanted(store, OLD))
         assert steps(load_profile("shared-purse"), begun), "what was begun before keeps its script"
         assert sum(journal.stock().values()) == 0
+
+
+@pytest.mark.parametrize("step", [Move.SUSPEND, Move.RETIRE])
+@pytest.mark.parametrize("name", ["3des/LOAD/1", "3des/UNLOAD/1", "3des/MAINTENANCE/1", "3des/CONTROL/0"])
+def test_a_key_that_goes_into_no_chip_is_named_before_the_first_card(tmp_path: Path, step: Move, name: str) -> None:
+    """One key of a card stops the issuing of its suite, as its siblings are active still: who issues hears which, and
+    no card is begun."""
+    with staffed(tmp_path / "keys", Moment()) as store, closing(Journal(tmp_path / "readers.sqlite")) as journal:
+        test_ceremony(store, COMPONENTS)
+        assert not store.personaliser().key_versions().missing
+        move(store, step, KeyId.parse(name))
+        with pytest.raises(KeyUseError, match=f"no version of {name} .*no serial was spent.*promote or resume"):
+            plan(OLD).orders(journal, store.personaliser().key_versions())
+        assert plan(SM4).orders(journal, store.personaliser().key_versions()), "the other suite has all its keys"
+        assert sum(journal.stock().values()) == 0
+
+
+@pytest.mark.parametrize("name", ["sm4/PURCHASE/transit", "3des/PURCHASE/transit", "sm4/RECORD", "sm4/ENTRY"])
+def test_a_psam_is_not_begun_without_a_key_of_it(tmp_path: Path, name: str) -> None:
+    with staffed(tmp_path / "keys", Moment()) as store:
+        test_ceremony(store, COMPONENTS)
+        move(store, Move.SUSPEND, KeyId.parse(name))
+        with pytest.raises(KeyUseError, match=f"no version of {name} "):
+            psam_steps(replace(wanted(store, SM4), gate=True))
+        move(store, Move.RESUME, KeyId.parse(name))
+        assert psam_steps(replace(wanted(store, SM4), gate=True))

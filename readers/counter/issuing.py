@@ -56,13 +56,14 @@ class Plan:
 
     def orders(self, journal: Journal, versions: KeyVersions) -> list[CardOrder]:
         """The orders, with these versions of keys; a card that was begun keeps its day and its versions. Raises
-        KeyUseError where the suite is retired and a card of it is still to be begun."""
+        KeyUseError where a card is still to be begun and its suite is retired or a key of it missing."""
         found = []
         for number in range(self.count):
             order = self._order(number, self.now.date(), versions)
             entry = journal.find(chip_name(order.identity))
             if entry is None:
-                versions.offer(order.suite)
+                # Made only to be refused here, before the first card, and not at the one that is in the reader.
+                steps(self.profile, order)
             else:
                 order = self._order(number, entry.begun_at.date(), KeyVersions.read(entry.versions))
             found.append(order)
