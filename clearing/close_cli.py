@@ -42,6 +42,8 @@ def close(
 ) -> None:
     """Close the open business date and open the next; closing a closed date again changes nothing.
 
+    A timer names the date, so that its second try closes no other: `--date "$(date -d yesterday +%F)"`.
+
     Parameters
     ----------
     day

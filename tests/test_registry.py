@@ -22,6 +22,11 @@ def policy(name: str, scope: str, start: str, version: int, value: dict[str, Any
     return {"name": name, "scope": scope, "from": start, "version": version, "basis": "test", "value": value}
 
 
+def _source(operator: int) -> dict[str, Any]:
+    value = {"cryptogram": False, "operators": {"甲巴士": operator}}
+    return policy("source", "municipal-taps", "2026-02-01", 1, value)
+
+
 async def test_the_same_document_twice_changes_nothing_and_a_changed_row_replaces(database: str) -> None:
     pool = await connect_pool(database, size=1)
     async with pool.acquire() as connection:
@@ -48,6 +53,8 @@ async def test_the_same_document_twice_changes_nothing_and_a_changed_row_replace
         ({"policies": [policy("cut-off", "*", "2026-01-01", 1, {"timezone": "Moon/Sea", "at": "02:00"})]}, "time zone"),
         ({"cards": [{"card": "0310000000000000000a", "issuer": "02317910", "profile": "x", "suite": "3des", "class": 1,
                      "generation": 0}]}, "decimal"),
+        ({"policies": [policy("source", "x", "2026-01-01", 1, {"cryptogram": True, "operators": {}})]}, "False"),
+        ({"parties": [{"id": 1, "kind": "bank", "name": "a\0b"}]}, r"U\+0000"),
         ({"psams": [{"number": "791001000001", "sector": "medical", "operator": 101, "from": NOON.isoformat(),
             "to": None,
                      "state": "active"}]}, "no purchase key"),
@@ -58,6 +65,11 @@ async def test_the_same_document_twice_changes_nothing_and_a_changed_row_replace
 def test_wrong_documents_are_named(more: dict[str, Any], words: str) -> None:
     with pytest.raises(FormatError, match=words):
         _parsed(**more)
+
+
+def test_a_backslash_before_u0000_is_a_text_like_others() -> None:
+    name = r"a\u0000b"
+    assert _parsed(parties=[{"id": 1, "kind": "bank", "name": name}]).parties[0].name == name
 
 
 async def test_what_contradicts_the_registry_is_refused_whole(database: str) -> None:
@@ -75,6 +87,8 @@ async def test_what_contradicts_the_registry_is_refused_whole(database: str) -> 
             ({"terminals": [{"id": 5, "operator": 9, "sector": "transit", "class": "bus", "epoch": 1}]}, "Operator 9"),
             ({"cards": [card | {"issuer": "0a0b0c0d"}]}, "0a0b0c0d"),
             ({"cards": [card, card]}, "twice"),
+            ({"policies": [_source(7777)]}, "Company 甲巴士 .* party 7777, which is not in the registry"),
+            ({"policies": [_source(901)]}, "party 901, which is of kind bank"),
         ):
             with pytest.raises(FormatError, match=words):
                 await take(connection, _parsed(parties=[*registry_document()["parties"], party], **more))

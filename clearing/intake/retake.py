@@ -82,6 +82,7 @@ async def _retake_page(
     await rows.forget_exhibits(connection, *_identities(page, moved))
     batch_ids = np.array([batch_id for batch_id, _ in batches], np.int64)
     await write_settled(connection, arrivals, settled, batch_ids, open_date, now, moved)
+    await rows.mark_retaken(connection, *_identities(page, moved))
     postings = await asyncio.to_thread(summed, settled.strands)
     await books.post(connection, "retake", {at: name for at, (_, name) in enumerate(batches)}, postings, now)
     return len(page), int(np.count_nonzero(proven)), int(np.count_nonzero(moved))

@@ -1,6 +1,7 @@
 """The registry file and its rows (docs/registry.md). Unknown members are errors; taking a document twice changes
 nothing."""
 
+import re
 from datetime import date, time
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -66,6 +67,8 @@ CardSerial = Annotated[bytes, hex_bytes(10), AfterValidator(_digits)]
 SectorName = Annotated[Sector, BeforeValidator(_sector)]
 Fen = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _SUITES = {"3des": Suite.TRIPLE_DES, "sm4": Suite.SM4}
+# U+0000 as JSON writes it; after another backslash the same letters are a text of their own.
+_ZERO = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 PURSE_SECTORS = (Sector.TRANSIT, Sector.SMALLPAY, Sector.UTILITY)
 
 
@@ -209,7 +212,7 @@ class CeilingsValue(PolicyValue):
 
 class Source(PolicyValue):
     policy = "source"
-    cryptogram: bool
+    cryptogram: Literal[False]
     operators: dict[str, AnyPartyId]
 
 
@@ -278,7 +281,10 @@ def parse_value(name: str, value: dict[str, Any]) -> AnyValue:
 
 
 def parse_document(model: type[Model], text: str | bytes, what: str) -> Model:
-    """JSON text as a model; raises FormatError that names the first member at fault."""
+    """JSON text as a model; raises FormatError that names the first member at fault, and for U+0000, which the database
+    keeps in no text."""
+    if _ZERO.search(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")):
+        raise FormatError(f"{what}: a text holds the character U+0000. Nothing was changed. Leave it out.")
     try:
         return model.model_validate_json(text)
     except ValidationError as error:

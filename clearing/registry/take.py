@@ -1,13 +1,13 @@
 """Taking a registry document into the store, all of it or nothing."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
 from cardcore.errors import FormatError
 from clearing.clock import Clock, SystemClock
-from clearing.registry.document import DeclaredTotal, PolicyRow, RegistryDocument, Row
+from clearing.registry.document import DeclaredTotal, PolicyRow, RegistryDocument, Row, Source, parse_value
 from clearing.store import registry as rows
 from clearing.store.types import Connection
 
@@ -78,14 +78,28 @@ def _check_single(document: RegistryDocument) -> None:
 
 async def _check_references(connection: Connection, document: RegistryDocument) -> None:
     known = await rows.read_parties(connection)
-    parties = {row["id"] for row in known["party"]} | {party.id for party in document.parties}
+    kinds = {row["id"]: row["kind"] for row in known["party"]} | {party.id: party.kind for party in document.parties}
     issuers = {row["code"] for row in known["issuer"]} | {issuer.code for issuer in document.issuers}
     operators = {terminal.operator for terminal in document.terminals} | {psam.operator for psam in document.psams}
-    if strangers := operators - parties:
+    if strangers := operators - kinds.keys():
         raise FormatError(f"Operator {min(strangers)} is no party of the registry. Nothing was changed. Add the party.")
+    for company, operator in _companies(document.policies):
+        if kinds.get(operator) != "operator":
+            raise FormatError(
+                f"Company {company} of a `source` policy is party {operator}, which is "
+                f"{'of kind ' + kinds[operator] if operator in kinds else 'not in the registry'}. Nothing was changed. "
+                "Name a party of kind `operator`."
+            )
     for card in document.cards:
         if card.issuer not in issuers:
             raise FormatError(f"Issuer {card.issuer.hex()} of card {card.card.hex()} is unknown. Nothing was changed.")
+
+
+def _companies(policies: Sequence[PolicyRow]) -> Iterator[tuple[str, int]]:
+    for policy in policies:
+        value = parse_value(policy.name, policy.value)
+        if isinstance(value, Source):
+            yield from value.operators.items()
 
 
 async def _take_policies(connection: Connection, policies: Sequence[PolicyRow]) -> int:

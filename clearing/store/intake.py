@@ -307,6 +307,16 @@ async def mark_taken_up(
     )
 
 
+async def mark_retaken(connection: asyncpg.Connection, cards: Sequence[bytes], digests: Sequence[bytes]) -> None:
+    """These exhibits have the verdict of a retake, whose journal posts what they post."""
+    await connection.execute(
+        """UPDATE exhibit SET retaken = true FROM unnest($1::bytea[], $2::bytea[]) AS taken (c, d)
+           WHERE card = c AND digest = d""",
+        cards,
+        digests,
+    )
+
+
 async def forget_exhibits(connection: asyncpg.Connection, cards: Sequence[bytes], digests: Sequence[bytes]) -> None:
     """Make room for the same exhibits with another verdict, in the same transaction."""
     await connection.execute(

@@ -4,7 +4,8 @@
 from clearing.store.claims import OFFLINE, claim, sector_label
 
 
-# A record counts as retaken when it was answered as something else than it is now.
+# A record counts as retaken when another journal than its batch's posts it: it became a fact, or its exhibit was judged
+# again.
 def due_legs(batch: int | None = None, journal: int | None = None) -> str:
     """SQL of the temporary table `due_leg`: the legs of intake and import, each with the leaf of its record and where
     it came in.
@@ -45,9 +46,7 @@ def due_legs(batch: int | None = None, journal: int | None = None) -> str:
     WHERE r.kind = 5 AND r.state = 'accepted' AND part.value::bigint > 0
     UNION ALL
     SELECT 'debit', {sector_label("r.sector")}, leg.account, r.post_date, r.origin_date, leg.sign * r.amount_fen,
-        r.digest, 'batch/' || r.batch_id, EXISTS (
-            SELECT FROM batch b WHERE b.batch_id = r.batch_id
-            AND b.answer -> 'quarantined' @> jsonb_build_array(jsonb_build_object('seq', r.sequence)))
+        r.digest, 'batch/' || r.batch_id, r.retaken
     FROM exhibit r, LATERAL (VALUES
         ('pending_receivable:' || encode({claim("issuer", "r.record")}, 'hex'), 1), ('pending_payable:' || r.operator,
             -1)
