@@ -139,6 +139,23 @@ async def test_other_city(answer: Answer) -> None:
     assert "03101100000012345678" not in text
 
 
+@pytest.mark.parametrize("blank", [bytes(23), b"\xff" * 23, b"\x01"])
+async def test_a_log_ends_where_nothing_was_written(blank: bytes) -> None:
+    """Issuer, dates, a phone's longer name, the top bit of the balance and the ride are as T-Union cards have them."""
+    ride = bytes.fromhex("0007 000000 000000C8 09 751700003B82 20220811 081530")
+    rest = t_union(_fci(TRANSIT.aid + bytes.fromhex("10009156000014A1"), build(0x9F08, b"\x02") + SHOWN))
+
+    def answer(apdu: bytes) -> bytes:
+        if apdu[1] == 0xB2:
+            return (ride if apdu[2] == 1 else blank) + b"\x90\x00"
+        return bytes.fromhex("80001388") + b"\x90\x00" if apdu[1] == 0x5C else rest(apdu)
+
+    _, text = await seen(Stranger(answer))
+    for told in ("外地交通联合卡", "50.00 元", "2022-08-11 08:15:30", "2.00", "751700003b82"):
+        assert told in text
+    assert "0000-00-00" not in text and "ffff" not in text
+
+
 async def test_other_city_with_a_date_that_is_none() -> None:
     odd = COMMON[:24] + b"\xff" * 4 + COMMON[28:]
     _, text = await seen(Stranger(t_union(_fci(TRANSIT.aid, build(0x9F0C, odd)), odd)))

@@ -1,12 +1,13 @@
 """Single questions to a card: one typed command, whose card it is, its log."""
 
+from itertools import takewhile
 from typing import TypeVar
 
 from cardcore.authority import CardIdentity
 from cardcore.card_files import CommonData, LogRecord, MinistryData
 from cardcore.card_map import ALL_APPLICATIONS, MF, Sfi
 from cardcore.commands import Command, ReadBinary, ReadRecord, Select
-from cardcore.errors import CardError, FormatError
+from cardcore.errors import CardError
 from cardcore.record import Suite
 from cardcore.selection import Availability, Selection, read_common, read_selection
 from cardcore.switches import BlockedSelect
@@ -65,12 +66,15 @@ async def identify(
 
 
 async def read_log(channel: Channel) -> tuple[LogRecord, ...]:
-    """The log of the selected application, the newest first; () where it has none. Raises CardTorn, ReaderError."""
+    """The log of the selected application, the newest first, up to the first record that is blank or none at all; ()
+    where it has none. Raises CardTorn, ReaderError."""
     reads = [ReadRecord(Sfi.LOG, number, LOG_RECORD_BYTES) for number in range(1, LOG_RECORDS + 1)]
     replies = await channel.run([read.apdu() for read in reads])
     if replies.torn:
         replies.last()
-    try:
-        return tuple(LogRecord.decode(reply.data) for reply in replies.answers if reply.ok)
-    except FormatError:
-        return ()
+    return tuple(map(LogRecord.decode, takewhile(_written, (reply.data for reply in replies.answers if reply.ok))))
+
+
+def _written(record: bytes) -> bool:
+    """A card may come with its whole log laid out in zeros or ones, to be written over later."""
+    return len(record) == LOG_RECORD_BYTES and record not in (bytes(LOG_RECORD_BYTES), b"\xff" * LOG_RECORD_BYTES)
