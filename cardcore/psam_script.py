@@ -41,7 +41,9 @@ def psam_steps(order: PsamOrder) -> tuple[Step, ...]:
 def _wanted(order: PsamOrder) -> Iterator[Key]:
     yield from ((order.suite, kind, 0) for kind in (KeyType.CONTROL, KeyType.MAINTENANCE))
     yield from ((suite, KeyType.PURCHASE, order.sector) for suite in Suite if suite not in order.versions.retired)
-    yield from ((Suite.SM4, usage, 0) for usage in (RECORD_USAGE, ENTRY_USAGE)[: 1 + order.gate])
+    yield Suite.SM4, RECORD_USAGE, 0
+    if order.gate:
+        yield Suite.SM4, ENTRY_USAGE, 0
 
 
 def limits(order: PsamOrder) -> str:
