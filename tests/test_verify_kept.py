@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cardcore.record import BY_NAME
+from clearing.store import kept
 from tests.clearing_side import METRO, SHOP, ClearingSide, at, card, clearing_side
 from tests.intake_side import as_json, debit, house, spoiled
 from tests.test_municipal import BUS_RIDE, NOWHERE, take, write
@@ -72,6 +73,14 @@ async def test_whatever_is_altered_of_what_came_is_told_by_its_line(database: st
         told = {name: await caught(side, statement) for name, (statement, _) in MUTATIONS.items()}
         assert told == {name: expected for name, (_, expected) in MUTATIONS.items()}
         assert await failing(side) == set()
+
+
+async def test_uploads_are_compared_by_joins_that_grow_with_them(database: str) -> None:
+    """A subquery per row is fast as long as it fits into memory, and takes hours from some hundred thousand records."""
+    async with clearing_side(database) as side, side.pool.acquire() as connection, connection.transaction():
+        await kept.begin_uploads(connection)
+        plan = "\n".join([row[0] for row in await connection.fetch(f"EXPLAIN {kept.UPLOADS}")])
+        assert "SubPlan" not in plan and plan.count("Join") >= 4, plan
 
 
 async def test_batches_of_either_spelling_and_imports_are_held_against_what_came(database: str, tmp_path: Path) -> None:

@@ -36,20 +36,21 @@ COLUMNS = f"""
               AND x.code NOT IN ('malformed', 'terminal-suspended'),
            'exhibit ' || {record_subject("x")} || ' ' || encode(x.digest, 'hex') FROM exhibit x"""
 # An acknowledged record is proven, an exhibit, or the same bytes as one of those; and nothing is kept that nobody sent.
+# Outer joins, since they are hashed at any size: NOT EXISTS as a value asks each row anew once a hash needs more memory
+# than one may take.
 UPLOADS = f"""
-    SELECT NOT EXISTS (SELECT FROM uploaded u WHERE u.batch_id = f.batch_id AND u.record = f.record) AS bad,
-           'nobody sent the proven record ' || {reference("f")} AS label FROM fact f
+    SELECT u.record IS NULL AS bad, 'nobody sent the proven record ' || {reference("f")} AS label
+    FROM fact f LEFT JOIN (SELECT DISTINCT batch_id, record FROM uploaded) AS u USING (batch_id, record)
     UNION ALL
-    SELECT NOT EXISTS (SELECT FROM uploaded u WHERE u.batch_id = x.batch_id AND u.record = x.record),
-           'nobody sent the exhibit ' || {record_subject("x")} || ' ' || encode(x.digest, 'hex') FROM exhibit x
+    SELECT u.record IS NULL, 'nobody sent the exhibit ' || {record_subject("x")} || ' ' || encode(x.digest, 'hex')
+    FROM exhibit x LEFT JOIN (SELECT DISTINCT batch_id, record FROM uploaded) AS u USING (batch_id, record)
     UNION ALL
-    SELECT NOT EXISTS (SELECT FROM uploaded u WHERE u.record = e.record),
-           'nobody sent the sealed copy of ' || {reference("e")} FROM record_event e WHERE e.kind = 'adopted'
+    SELECT u.record IS NULL, 'nobody sent the sealed copy of ' || {reference("e")}
+    FROM record_event e LEFT JOIN (SELECT DISTINCT record FROM uploaded) AS u USING (record) WHERE e.kind = 'adopted'
     UNION ALL
-    SELECT NOT EXISTS (SELECT FROM fact f WHERE f.record = u.record)
-           AND NOT EXISTS (SELECT FROM exhibit x WHERE x.record = u.record),
-           'nothing is kept of a record of batch ' || b.terminal || '/' || b.n
+    SELECT k.record IS NULL, 'nothing is kept of a record of batch ' || b.terminal || '/' || b.n
     FROM uploaded u JOIN batch b USING (batch_id)
+    LEFT JOIN (SELECT record FROM fact UNION SELECT record FROM exhibit) AS k USING (record)
     UNION ALL
     SELECT r.seen <> r.seen * coalesce(u.seen, '{{}}'), 'acknowledged records of terminal ' || terminal || ' are gone'
     FROM terminal_range r LEFT JOIN (

@@ -46,12 +46,13 @@ CHECKS = {
             'subsidy_payable', 'cash', 'pending_receivable', 'pending_payable', 'source')
         GROUP BY ledger, account""",
     "L8 every journal has its cause": """
-        SELECT NOT EXISTS (SELECT FROM posting p WHERE p.journal_id = j.journal_id) OR CASE j.cause
+        SELECT p.journal_id IS NULL OR CASE j.cause
                    WHEN 'close' THEN NOT EXISTS (SELECT FROM closing c WHERE c.date::text = j.reference)
                    WHEN 'import' THEN NOT EXISTS (SELECT FROM import_file f WHERE encode(f.digest, 'hex') = j.reference)
                    ELSE NOT EXISTS (SELECT FROM batch b WHERE b.terminal = split_part(j.reference, '/', 1)::bigint
                                     AND b.n = split_part(j.reference, '/', 2)::bigint) END AS bad,
-               'journal ' || journal_id AS label FROM journal j""",
+               'journal ' || journal_id AS label
+        FROM journal j LEFT JOIN (SELECT DISTINCT journal_id FROM posting) AS p USING (journal_id)""",
     "R1 batches add up": """
         SELECT count <> (answer ->> 'accepted')::int + (answer ->> 'duplicate')::int + (answer ->> 'suspended')::int
                + (answer ->> 'pending')::int + (answer ->> 'memo')::int + (answer ->> 'conflict')::int
@@ -106,10 +107,10 @@ CHECKS = {
             SELECT purse, -amount_fen FROM load_order o WHERE EXISTS (
                 SELECT FROM case_file c WHERE c.kind = 'load-in-doubt' AND c.resolution = 'committed'
                 AND c.subject = encode(o.card, 'hex') || '/' || o.purse || '/' || o.counter)
-                AND o.settled_on IS NOT NULL AND (EXISTS (
-                    SELECT FROM unproven u WHERE u.load_id = o.load_id AND u.state = 'committed') OR EXISTS (
-                SELECT FROM carried k WHERE k.subject = o.load_id GROUP BY k.subject, k.account HAVING sum(k.amount_fen)
-                    <> 0))
+                AND o.settled_on IS NOT NULL AND (
+                    o.load_id IN (SELECT load_id FROM unproven WHERE state = 'committed')
+                    OR o.load_id IN (SELECT subject FROM carried WHERE rule = 'load' GROUP BY subject, account
+                                     HAVING sum(amount_fen) <> 0))
             UNION ALL
             SELECT split_part(subject, '/', 2)::smallint, amount_fen FROM case_file WHERE kind = 'card-gap' AND resolved
                 IS NULL
@@ -176,6 +177,10 @@ UNSEEN = """
     UNION SELECT card FROM record_event, last WHERE kind = 'adopted' AND (last.date IS NULL OR on_date > last.date)
     UNION SELECT card FROM load_order, last WHERE authorised_at >= at
     UNION SELECT old FROM replacement, last WHERE made_at >= at"""
+# Their subjects, as the targets of a close begin.
+UNJUDGED = """
+    CREATE TEMP TABLE unjudged ON COMMIT DROP AS
+    SELECT encode(card, 'hex') AS subject FROM unseen UNION SELECT load_id FROM load_order JOIN unseen USING (card)"""
 # The targets of the close, computed again, against what the closes carried.
 AGAIN = {
     rule: f"""
@@ -185,8 +190,7 @@ AGAIN = {
               UNION ALL
               SELECT subject, ledger, account, origin_date, version, -amount_fen FROM carried WHERE rule = '{rule}') AS
                   tie
-        WHERE NOT EXISTS (SELECT FROM unseen u LEFT JOIN load_order o ON o.card = u.card
-                          WHERE encode(u.card, 'hex') = split_part(subject, '/', 1) OR o.load_id = subject)
+        WHERE NOT EXISTS (SELECT FROM unjudged u WHERE u.subject = split_part(tie.subject, '/', 1))
         GROUP BY subject, ledger, account, origin_date, version"""
     for rule in ("subsidy", "gap", "fork", "load", "replace")
 }
@@ -230,9 +234,9 @@ SHADOW = f"""
 
 async def lay_out(connection: asyncpg.Connection) -> None:
     """What should be booked, what is, and which cards no close has seen; the closer's tables must lie there."""
-    for statement in (due_legs(), BOOKED, UNSEEN):
+    for statement in (due_legs(), BOOKED, UNSEEN, UNJUDGED):
         await connection.execute(statement)
-    await connection.execute("ANALYZE due_leg, booked, unseen")
+    await connection.execute("ANALYZE due_leg, booked, unseen, unjudged")
 
 
 async def examine(connection: asyncpg.Connection, check: str, *arguments: object) -> asyncpg.Record:
