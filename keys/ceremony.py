@@ -14,15 +14,13 @@ from keys import acts
 from keys.custody import Approval, folded
 from keys.engine.root import RootKey
 from keys.engine.suites import KEY_BYTES, suite_of
+from keys.engine.weakness import TEST_TRANSPORT_KEY, weakness
 from keys.purposes import KeyId, KeyPurpose, KeyState, required_roots
 from keys.rotation import next_version
 from keys.store import EmbeddedStore, KeyStore
 from keys.transcript import Transcript
 
 __all__ = ["TEST_TRANSPORT_KEY", "Ceremony", "required_roots", "test_ceremony"]
-
-# The factory key of TEST blanks, cards and PSAMs alike (docs/card.md).
-TEST_TRANSPORT_KEY = b"TEST TRANSPORT 1"
 
 
 def test_ceremony(store: KeyStore, components: Mapping[str, tuple[bytes, bytes]]) -> dict[str, bytes]:
@@ -152,8 +150,6 @@ def _combine(id: KeyId, components: Sequence[bytes], state: KeyState = KeyState.
     if any(len(one) != KEY_BYTES for one in components):
         raise FormatError(f"the components of {id.name} have {KEY_BYTES} bytes each; nothing was kept")
     octets = reduce(lambda one, other: bytes(a ^ b for a, b in zip(one, other, strict=True)), components)
-    if octets[:8] == octets[8:]:
-        raise KeyUseError(
-            f"{id.name} would have two equal halves, which is no {KEY_BYTES}-byte key; draw its components anew"
-        )
+    if found := weakness(octets, id.suite, test=test):
+        raise KeyUseError(f"these components make a key that {found}, of {id.name}; draw them anew")
     return RootKey(id, octets, state, test)

@@ -45,10 +45,10 @@ class Book:
             if self.register.state_of(root) in VERIFYING and policy.may_verify(root.id.suite, today)
         }
 
-    def may_make(self, suite: Suite, subject: str) -> None:
+    def may_make(self, suite: Suite, subjects: Iterable[str] = ()) -> None:
         """Raises RefusedError('sunset' | 'downgrade')."""
         today = self.state.clock.now().astimezone(self._zone).date()
-        self.register.policy().may_make(suite, today, (subject,))
+        self.register.policy().may_make(suite, today, subjects)
 
     def tell(self, purpose: KeyPurpose, cryptograms: Octets, counts: dict[str, int], roots: Iterable[RootKey]) -> None:
         """One row for a batch: how many of what, which keys were at hand, and SM3 over its cryptograms in order."""
@@ -136,15 +136,15 @@ class Personaliser(personaliser.Personaliser):
     async def authenticate(self, identity: Identity, application: int, under: Under, challenge: bytes) -> bytes:
         # Only a chip that is still the factory's is issued now; one in the field is kept in order whatever its suite.
         if under is Under.TRANSPORT:
-            self._book.may_make(identity.suite, personaliser.subject(identity))
+            self._book.may_make(identity.suite, _subjects(identity))
         return await super().authenticate(identity, application, under, challenge)
 
     async def write_key(self, identity: Identity, step: KeyStep, challenge: bytes) -> bytes:
-        self._book.may_make(step.suite, personaliser.subject(identity))
+        self._book.may_make(step.suite, _subjects(identity))
         return await super().write_key(identity, step, challenge)
 
     async def set_overdraft(self, request: OverdraftRequest) -> bytes:
-        self._book.may_make(request.key_suite, personaliser.subject(request.identity))
+        self._book.may_make(request.key_suite, _subjects(request.identity))
         return await super().set_overdraft(request)
 
     async def _take_up(self, identity: Identity, use: str) -> None:
@@ -166,7 +166,7 @@ class Personaliser(personaliser.Personaliser):
         """By its date, or because every purchase root that it ever had is out of use: one that waits for its ceremony
         or its promotion is missing, not retired."""
         try:
-            self._book.may_make(suite, "")
+            self._book.may_make(suite)
         except RefusedError:
             return True
         states = [
@@ -178,3 +178,10 @@ class Personaliser(personaliser.Personaliser):
 
     def _state_of(self, root: RootKey) -> KeyState:
         return self._book.register.state_of(root)
+
+
+def _subjects(identity: Identity) -> tuple[str, ...]:
+    """Whom a demand for SM4 may name; a PSAM is issued by its own permission, with the keys of both suites."""
+    if isinstance(identity, PsamIdentity):
+        return ()
+    return f"card {identity.card.hex()}", f"issuer {identity.issuer.hex()}"

@@ -4,12 +4,13 @@ add → roll out → promote → retire (verify-only) → destroy. Nothing here 
 writes down what was decided.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 
-from cardcore.errors import KeyUseError, RefusedError
+from cardcore.errors import FormatError, KeyUseError, RefusedError
 from cardcore.record import Suite
 from keys.purposes import SUITE_LABELS, KeyId, KeyState
 
@@ -105,12 +106,23 @@ class Sunset:
             )
 
 
+_SUBJECT = re.compile(r"card [0-9]{20}|issuer [0-9a-f]{8}|terminal [1-9][0-9]{0,9}", re.ASCII)
+
+
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """From a local date on, this subject (`card <serial>`, `issuer <id>`, `terminal <number>`) works with SM4 only."""
+    """From a local date on, this subject (`card <20 digits>`, `issuer <8 hex digits>`, `terminal <number>`) works with
+    SM4 only. Raises FormatError for any other subject, which nothing would ever be compared with."""
 
     subject: str
     since: date
+
+    def __post_init__(self) -> None:
+        if not _SUBJECT.fullmatch(self.subject):
+            raise FormatError(
+                f"{self.subject!r} names no card (card and 20 digits), issuer (issuer and 8 lower-case hex digits) or "
+                "terminal (terminal and its decimal number); nothing was set"
+            )
 
 
 @dataclass(frozen=True, slots=True)

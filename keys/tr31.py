@@ -15,7 +15,6 @@ import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import reduce
-from itertools import pairwise
 from typing import Final
 
 from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
@@ -27,6 +26,7 @@ from cardcore.errors import FormatError, KeyUseError
 from cardcore.record import Suite
 from keys.engine.root import RootKey
 from keys.engine.suites import KEY_BYTES
+from keys.engine.weakness import des_weakness, weakness
 from keys.guarded import Guarded
 from keys.purposes import KeyId, KeyPurpose, KeyState
 
@@ -74,15 +74,14 @@ class ProtectionKey(Guarded):
         """The XOR of two or more components in hexadecimal text, as their custodians type them.
 
         Raises FormatError on components of other lengths (TDES 16 or 24 bytes, AES 16, 24 or 32) and KeyUseError on a
-        TDES key with two equal neighbours.
+        TDES key that is no stronger than single DES.
         """
         parts = [_component(version, component) for component in components]
         if len(parts) < 2 or len({len(part) for part in parts}) != 1:
             raise FormatError("a protection key comes from two or more components of one length; nothing was made")
         key = reduce(lambda one, other: bytes(a ^ b for a, b in zip(one, other, strict=True)), parts)
-        halves = [key[at : at + 8] for at in range(0, len(key), 8)]
-        if version is Version.TDES and any(one == other for one, other in pairwise(halves)):
-            raise KeyUseError("this protection key is no stronger than single DES; draw its components anew")
+        if version is Version.TDES and (found := des_weakness(key)):
+            raise KeyUseError(f"this protection key {found}; draw its components anew")
         self.version = version
         self.kcv = _check_value(version, key)
         self._enciphering, self._marking = (_derived(version, key, usage) for usage in (0, 1))
@@ -166,8 +165,8 @@ def unwrap(
     octets = plain[2 : 2 + KEY_BYTES]
     if int.from_bytes(plain[:2], "big") != KEY_BYTES * 8 or len(octets) != KEY_BYTES:
         raise KeyUseError(f"the block holds no key of {KEY_BYTES} bytes; nothing was taken in")
-    if id.suite is Suite.TRIPLE_DES and octets[:8] == octets[8:]:
-        raise KeyUseError(f"{id} in the block has two equal halves, which is single DES; nothing was taken in")
+    if found := weakness(octets, id.suite, test=test or mark == "TEST"):
+        raise KeyUseError(f"{id} in the block {found}; nothing was taken in")
     made = RootKey if header[11] == "E" else _KeptRoot
     return made(id, octets, state, test or mark == "TEST")
 

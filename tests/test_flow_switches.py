@@ -56,7 +56,8 @@ async def charged(
     card, made = SoftwareCard.blank(SUITE_NAMES[suite], rng=random.Random(1), behaviour=behaviour), order(1, suite)
     script = steps(altered(**switches), made)
     await personalised(store, folder, Job(made.identity, "altered", script, DirectChannel(card)))
-    done = await purse.load(DirectChannel(card), authoriser(store), TILL, 1, suite, 10_000, PIN)
+    told = Switches(sm4_session_key=Sm4SessionKey(behaviour.sm4_session_key))
+    done = await purse.load(DirectChannel(card), authoriser(store), TILL, 1, suite, 10_000, PIN, switches=told)
     assert isinstance(done.outcome, Committed)
     return card
 
@@ -139,12 +140,15 @@ async def test_blocked_select(store: EmbeddedStore, tmp_path: Path, said: Blocke
 
 
 @pytest.mark.parametrize("said", Sm4SessionKey)
-async def test_sm4_session_key(store: EmbeddedStore, tmp_path: Path, said: Sm4SessionKey) -> None:
-    card = await charged(store, tmp_path, Suite.SM4)
+@pytest.mark.parametrize("kept", Sm4SessionKey)
+async def test_sm4_session_key(store: EmbeddedStore, tmp_path: Path, kept: Sm4SessionKey, said: Sm4SessionKey) -> None:
+    """Loaded by the reading that the card has; unloaded by the one that the flow is told, which must be the same."""
+    behaviour = Behaviour(sm4_session_key=kept.value)
+    card = await charged(store, tmp_path, Suite.SM4, behaviour, sm4_session_key=kept.value)
     flow = unload(
         DirectChannel(card), unloader(store), TILL, 1, Suite.SM4, 500, PIN, switches=Switches(sm4_session_key=said)
     )
-    if said is Sm4SessionKey.PADDED:
+    if said is kept:
         assert (await flow).payable
         assert card.purses()[1].balance_fen == 9_500
     else:

@@ -224,8 +224,17 @@ async def test_who_works_with_sm4_only_gets_nothing_of_3des(subject: str, store:
             await loads.authorise_load(other)
 
 
-async def test_a_demand_holds_for_keys_written_into_a_card(store: EmbeddedStore) -> None:
-    demand = Demand(f"card {reference.CARD.hex()}", date(2026, 3, 2))
+@pytest.mark.parametrize(
+    "subject", ["", "bank ABC", "terminal 0130001", "card 031000000000000000010", "issuer 02317910 ", "card 0310"]
+)
+def test_a_demand_names_somebody(subject: str) -> None:
+    with pytest.raises(FormatError, match="nothing was set"):
+        Demand(subject, date(2026, 3, 2))
+
+
+@pytest.mark.parametrize("subject", [f"card {reference.CARD.hex()}", f"issuer {reference.ISSUER.hex()}"])
+async def test_a_demand_holds_for_keys_written_into_a_card(subject: str, store: EmbeddedStore) -> None:
+    demand = Demand(subject, date(2026, 3, 2))
     bench = store.personaliser()
     await bench.write_key(CARD, STEP, bytes(4))
     acts.demand_sm4(store, demand, approved(store, acts.demand_act(demand)))

@@ -220,6 +220,7 @@ def test_the_ceremony_wants_exactly_its_keys(tmp_path: Path) -> None:
         (parts | {"sm4/TRANSPORT": parts["sm4/RECORD"]}, "no root key"),
         (parts | {"sm4/RECORD": (bytes(16), bytes(15))}, "16 bytes each"),
         (parts | {"3des/TAC/1": (bytes(16), b"A" * 16)}, "equal halves"),
+        (parts | {"3des/TAC/1": (bytes(16), b"A" * 8 + b"@" * 8)}, "single DES"),
     ]
     with open_store(tmp_path / "keys") as store:
         for mapping, why in wrong:

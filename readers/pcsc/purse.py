@@ -4,7 +4,7 @@ A flow that moves money ends `Committed | Refused | Unknown(evidence)` once it c
 A debit is in `readers.pcsc.debit`, how an Unknown is decided in `readers.pcsc.recovery`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cardcore.apdu import ResponseApdu
 from cardcore.authority import ActAuthority, ActGrant, ActRequest, CardIdentity, LoadAuthority, LoadGrant, LoadRequest
@@ -86,7 +86,7 @@ async def load(
             return identity, await ask(timed, InitLoad(index, amount_fen, till.terminal_number))
 
     identity, opened = await anew(timed, opening)
-    request = _request(identity, till, purse, index, amount_fen, opened)
+    request = replace(_request(identity, till, purse, index, amount_fen, opened), session_key=switches.sm4_session_key)
     grant = await budget.wait("the desk's answer", authority.authorise_load(request))
     evidence = Evidence.of(
         TransactionType.LOAD, opened, amount_fen, till.terminal_number, grant.date, grant.time, grant.mac2
