@@ -16,12 +16,13 @@ from clearing.intake import retake as retake_exhibits
 from clearing.place import SERVE, WRITE, clock_of, open_pool
 from clearing.registry import declare as declare_totals
 from clearing.registry import parse_declared, parse_registry, take
-from clearing.service import ServiceSettings
+from clearing.service import ServiceSettings, daily_quotas
 from clearing.service import serve as run_service
 from clearing.service.logging import log_as_json
 from clearing.settings import Settings, settings_with
 from clearing.store.launcher import launch
 from keys.store import open_store
+from keys.unlocking import unlock
 
 app = cyclopts.App(name="clearing", help="What taps are worth: take in, prove, post, close.")
 app.update(close_cli.app)
@@ -55,7 +56,7 @@ def serve(
     """
     settings = settings_with(state=state, dsn=dsn, port=port, clock=clock, token=token)
     log_as_json()
-    asyncio.run(_serve(settings))
+    asyncio.run(_serve(settings, unlock(settings.keys, settings.token, settings.passphrase_file)))
 
 
 @app.command
@@ -91,9 +92,10 @@ def retake(
 ) -> None:
     """Judge again what lacked a PSAM, an issuer or a key when it came."""
     settings = settings_with(state=state, dsn=dsn, clock=clock, token=token)
+    secret = unlock(settings.keys, settings.token, settings.passphrase_file)
 
     async def act() -> None:
-        with open_store(settings.keys, token=settings.token) as store:
+        with open_store(settings.keys, token=settings.token, passphrase=secret, anchor=settings.anchor) as store:
             async with open_pool(settings, WRITE) as pool:
                 done = await retake_exhibits(pool, Verifiers.of(store), clock_of(settings))
         _console.print(
@@ -103,18 +105,19 @@ def retake(
     asyncio.run(act())
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, secret: str | None) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     dsn = settings.dsn or (await asyncio.to_thread(launch, settings.state)).dsn
     async with open_pool(Settings(state=settings.state, dsn=dsn), SERVE, size=1):
         pass
-    with open_store(settings.keys, token=settings.token) as store:
+    with open_store(settings.keys, token=settings.token, passphrase=secret, anchor=settings.anchor) as store:
         for limit in store.limits:
             _log.warning(str(limit))
+        quotas = daily_quotas(settings.quota_fen, settings.operator_quota_fen, settings.terminal_quota_fen)
         service = asyncio.create_task(
-            run_service(ServiceSettings(dsn, store, clock_of(settings), settings.host, settings.port))
+            run_service(ServiceSettings(dsn, store, clock_of(settings), settings.host, settings.port, quotas))
         )
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait((service, stopped), return_when=asyncio.FIRST_COMPLETED)

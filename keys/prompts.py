@@ -28,7 +28,9 @@ class Place:
 
     state: Annotated[Path, Parameter(env_var="ONECARD_STATE", help="The state directory.")] = Path("onecard-state")
     token: Annotated[str | None, Parameter(env_var="ONECARD_TOKEN", help="URI of the token (PKCS#11).")] = None
-    anchor: Annotated[Path | None, Parameter(help="The store's anchor, best on another disk.")] = None
+    anchor: Annotated[
+        Path | None, Parameter(env_var="ONECARD_ANCHOR", help="The store's anchor, best on another disk.")
+    ] = None
 
     @property
     def path(self) -> Path:

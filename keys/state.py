@@ -286,7 +286,8 @@ class StateFile:
             raise RefusedError(
                 "over-quota",
                 f"the {spending.act} quota of {scope} for {date} does not suffice: {spent.loads} of {quota.loads} and "
-                f"{spent.fen} of {quota.fen} fen are spent; nothing was done, ask the custodian for a higher quota",
+                f"{spent.fen} of {quota.fen} fen are spent; nothing was done. Whoever runs the service sets it "
+                "(ONECARD_QUOTA_FEN and its kin)",
             )
         now = (date, scope, spent.loads + 1, spent.fen + fen, quota.loads, quota.fen)
         self._db.execute("INSERT OR REPLACE INTO quota VALUES (?, ?, ?, ?, ?, ?)", now)

@@ -9,6 +9,7 @@ from cardcore.authority import PersonalisationAuthority, UpkeepAuthority
 from cardcore.errors import SetupError
 from clearing.settings import Settings
 from keys.store import is_store, open_store
+from keys.unlocking import unlock
 from readers.cli import app_for
 from readers.counter.desk import Desk
 
@@ -24,7 +25,8 @@ class CounterFront:
             raise SetupError(
                 f"there is no key store in {settings.keys}; nothing was written to the card, name the state directory"
             )
-        with open_store(settings.keys, token=settings.token) as store:
+        secret = unlock(settings.keys, settings.token, settings.passphrase_file)
+        with open_store(settings.keys, token=settings.token, passphrase=secret, anchor=settings.anchor) as store:
             yield store.personaliser(), store.upkeep()
 
     def desk(self, url: str) -> AbstractAsyncContextManager[Desk]:

@@ -28,6 +28,7 @@ def onecard(*arguments: object, **environment: str) -> subprocess.CompletedProce
     return subprocess.run(
         [*ONECARD, *map(str, arguments)],
         capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=_environment(environment),
+        stdin=subprocess.DEVNULL,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from clearing.registry.snapshot import RegistryFeed
 from clearing.service.ceilings import CeilingsRoute
 from clearing.service.edge import guards, problems
 from clearing.service.terminals import Terminals
+from clearing.settings import DAY_FEN, OPERATOR_FEN, TERMINAL_FEN
 from clearing.store import migrate
 from clearing.store.connect import connect_pool
 from clearing.store.intake import open_first_day
@@ -36,6 +37,15 @@ POOL = 24
 _log = structlog.get_logger("clearing.service")
 
 
+def daily_quotas(fen: int, operator_fen: int, terminal_fen: int) -> Quotas:
+    """What may be loaded in a day, fen: in all, through one operator, at one terminal."""
+    return Quotas(
+        total=Quota(loads=1_000_000, fen=fen),
+        terminal=Quota(loads=5_000, fen=terminal_fen),
+        operator=Quota(loads=500_000, fen=operator_fen),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceSettings:
     """Where the money and the keys are, where to listen, and whose time it is. Port 0 takes any free one."""
@@ -45,13 +55,7 @@ class ServiceSettings:
     clock: Clock
     host: str = "127.0.0.1"
     port: int = 8478
-    quotas: Quotas = field(
-        default_factory=lambda: Quotas(
-            total=Quota(loads=1_000_000, fen=5_000_000_000),
-            terminal=Quota(loads=5_000, fen=50_000_000),
-            operator=Quota(loads=500_000, fen=2_500_000_000),
-        )
-    )
+    quotas: Quotas = field(default_factory=lambda: daily_quotas(DAY_FEN, OPERATOR_FEN, TERMINAL_FEN))
 
 
 @dataclass(frozen=True, slots=True)
