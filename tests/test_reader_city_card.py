@@ -143,6 +143,7 @@ class Foreign:
     applications: tuple[bytes, ...] = (CITY_CARD.aid,)
     asked: list[bytes] = field(default_factory=list)
     selected: bytes = b""
+    shows: bytes = b""
 
     def power_on(self) -> bytes:
         return bytes.fromhex("3B6800000073C84012009000")
@@ -154,7 +155,8 @@ class Foreign:
             if command.data not in (*self.applications, MF_NAME):
                 return NOT_FOUND
             self.selected = command.data
-            return build(0x6F, build(0x84, command.data)) + b"\x90\x00"
+            told = build(0xA5, build(0x9F0C, self.shows)) if self.shows and command.data in self.applications else b""
+            return build(0x6F, build(0x84, command.data) + told) + b"\x90\x00"
         if command.ins == 0x5C:
             return bytes.fromhex("00000BB8") + b"\x90\x00"
         sfi = command.p1 & 0x1F if command.ins == 0xB0 else command.p2 >> 3
@@ -207,6 +209,20 @@ async def test_a_card_of_both_schemes() -> None:
 async def test_whatever_stands_in_its_data(raw: bytes) -> None:
     view = await look(DirectChannel(Foreign({(CITY_CARD.aid, 0x15): raw})))
     assert view.common is None and "住建部" in shown(view), "by its application alone"
+
+
+@pytest.mark.parametrize(
+    "changed", [{17: 0xFF, 18: 0xFF, 19: 0xFF, 20: 0xFF}, {8: 0x77}, dict.fromkeys(range(30), 0xFF)]
+)
+async def test_data_that_we_cannot_read_are_no_unfinished_card_of_ours(changed: dict[int, int]) -> None:
+    raw = bytes(changed.get(at, byte) for at, byte in enumerate(XIAN.encode()))
+    view = await look(DirectChannel(Foreign({(CITY_CARD.aid, 0x15): raw}, shows=raw)))
+    assert not view.ours and "住建部" in shown(view) and "个人化未完成" not in shown(view)
+
+
+async def test_a_phone_wallet_is_named() -> None:
+    wallet = bytes.fromhex("A00000000371008698070100")
+    assert "住建部" in shown(await look(DirectChannel(Foreign({}, (wallet,)))))
 
 
 # --- words -------------------------------------------------------------------------------------------------------

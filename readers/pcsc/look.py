@@ -121,9 +121,9 @@ async def _unreadable(channel: Channel, found: dict[int, Selection]) -> str:
         await _select(channel, TRANSIT.aid)
         reply = (await channel.run([ReadBinary(Sfi.COMMON, COMMON_BYTES).apdu()])).last()
         return OTHER_CITY if any(reply.data) else UNFINISHED
-    if CITY_CARD.number in found and found[CITY_CARD.number].control.common:
-        return UNFINISHED
-    return await remark(channel)
+    shown = found[CITY_CARD.number].control.common if CITY_CARD.number in found else None
+    # Laid out and never filled is how ours begin; what says something, in a way that we cannot read, is another city's.
+    return UNFINISHED if shown and not any(shown) else await remark(channel)
 
 
 async def _made_here(channel: Channel, common: MinistryData) -> bool:

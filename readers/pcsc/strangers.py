@@ -16,6 +16,7 @@ from readers.pcsc.channel import Channel
 KNOWN = {
     SOCIAL.aid: "社会保障卡，非本系统发行 a social-security card that is not ours",
     bytes.fromhex("A00000000386980701"): "住建部互联互通卡 a construction-ministry city card",
+    bytes.fromhex("A00000000371008698070100"): "手机上的住建部互联互通卡 a construction-ministry city card on a phone",
     bytes.fromhex("A000000333010101"): "银联借记卡 a bank debit card (UnionPay)",
     bytes.fromhex("A000000333010102"): "银联贷记卡 a bank credit card (UnionPay)",
     bytes.fromhex("A000000333010103"): "银联准贷记卡 a bank card (UnionPay, quasi credit)",
