@@ -67,6 +67,8 @@ __all__ = [
 ]
 
 _ALWAYS = 0xF0
+# The same on every card of a batch, and nothing of its holder: not read again, at 15 ms a record.
+_ALIKE = frozenset({Sfi.DIRECTORY, Sfi.COMPOSITE})
 # Keys that calculate carry version and algorithm; the others a next state (FF: none) and an error counter.
 _VERSIONED = frozenset({KeyType.ACT, KeyType.TAC, KeyType.OVERDRAFT, KeyType.UNLOAD, KeyType.PURCHASE, KeyType.LOAD})
 # A record names the version of the key that opened the purse, and its TAC is verified by that version: a purse has one.
@@ -249,18 +251,23 @@ def _contents(plan: SuiteProfile, order: CardOrder) -> Iterator[Step]:
     for item in plan.profile.applications:
         files = [spec for spec in item.files if item is not first or spec.fid != Sfi.COMMON]
         written = [(spec, step) for spec in files for step in _written(plan, order, item, spec, Stage.DATA)]
+        # Read at once, while the application is selected: once more at the end would cost two commands each.
+        told = [spec for spec in files if not _at_the_end(spec) and spec.fid not in _ALIKE]
+        compared = [(spec, step) for spec in told for step in _comparisons(plan, order, item, spec, Stage.DATA)]
         allowance = _allowance(plan, item)
         if written or allowance:
             yield _select(Stage.DATA, item)
-            if any(_wants_control(spec, step) for spec, step in written):
+            if any(_wants_control(spec, step) for spec, step in (*written, *compared)):
                 yield _authenticated(Stage.DATA, item)
             yield from (step for _, step in written)
             yield from allowance
+            yield from (step for _, step in compared)
 
 
 def _wants_control(spec: FileSpec, step: Step) -> bool:
-    """Whether a step writes in clear, or has a probe that not everyone may read."""
-    return isinstance(step.act, Plain) or (step.probe is not None and spec.read_right != _ALWAYS)
+    """Whether a step writes in clear, or reads or has a probe that not everyone may read."""
+    reads = isinstance(step.act, Compare | CompareSecured) or step.probe is not None
+    return isinstance(step.act, Plain) or (reads and spec.read_right != _ALWAYS)
 
 
 def _written(
@@ -304,7 +311,7 @@ def _allowance(plan: SuiteProfile, item: ApplicationSpec) -> list[Step]:
 
 
 def _readback(plan: SuiteProfile, order: CardOrder) -> Iterator[Step]:
-    """Read back what anyone may read and what is enciphered."""
+    """Read back what anyone may read and what is enciphered; what else tells of the holder was read when written."""
     mf, *others = plan.profile.applications
     for item in others:
         compared = list(_compared(plan, order, item))
@@ -316,20 +323,25 @@ def _readback(plan: SuiteProfile, order: CardOrder) -> Iterator[Step]:
 
 
 def _compared(plan: SuiteProfile, order: CardOrder, item: ApplicationSpec) -> Iterator[Step]:
-    files = [spec for spec in item.files if spec.enciphered or _is_open(spec)]
-    contents = [(spec, order.contents(plan.profile, item, spec)) for spec in files]
-    if any(spec.read_right != _ALWAYS and records for spec, records in contents):
+    files = [spec for spec in item.files if _at_the_end(spec)]
+    compared = [(spec, step) for spec in files for step in _comparisons(plan, order, item, spec, Stage.ISSUE)]
+    if any(_wants_control(spec, step) for spec, step in compared):
         yield _authenticated(Stage.ISSUE, item)
-    for spec, records in contents:
-        for place, content in enumerate(records, 1):
-            act = _comparison(plan, item, spec, place, content)
-            name = f"issue.{item.number}.{spec.fid:04X}" + (f".{place}" if spec.count else "")
-            yield Step(name, Stage.ISSUE, item.number, act)
+    yield from (step for _, step in compared)
     if item.purse:
         balance = Compare(GetBalance(), item.purse.overdraft_fen.to_bytes(4, "big"))
         yield Step(f"issue.{item.number}.balance", Stage.ISSUE, item.number, balance)
 
 
-def _is_open(spec: FileSpec) -> bool:
-    """A binary file that anyone may read. Records in clear are not read again: it would cost 15 ms each."""
-    return spec.kind is FileKind.BINARY and spec.read_right == _ALWAYS
+def _comparisons(
+    plan: SuiteProfile, order: CardOrder, item: ApplicationSpec, spec: FileSpec, stage: Stage
+) -> Iterator[Step]:
+    for place, content in enumerate(order.contents(plan.profile, item, spec), 1):
+        act = _comparison(plan, item, spec, place, content)
+        name = f"{stage.value}.{item.number}.{spec.fid:04X}" + (f".{place}" if spec.count else "")
+        yield Step(name if stage is Stage.ISSUE else f"{name}.compare", stage, item.number, act)
+
+
+def _at_the_end(spec: FileSpec) -> bool:
+    """Compared on the finished card: what is enciphered, and a binary file that anyone may read."""
+    return spec.enciphered or (spec.kind is FileKind.BINARY and spec.read_right == _ALWAYS)
