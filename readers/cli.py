@@ -44,7 +44,7 @@ class FrontDoor(Protocol):
     """What the front door hands in: who holds the keys, and the local time."""
 
     def personalisation(
-        self, state: Path
+        self, state: Path, alone: bool
     ) -> AbstractAsyncContextManager[tuple[PersonalisationAuthority, UpkeepAuthority]]: ...
 
     def desk(self, url: str) -> AbstractAsyncContextManager[Desk]: ...
@@ -109,7 +109,9 @@ class _Counter:
             # Whatever can be wrong is found before the journal is there.
             readers = await choose_all(reader) if many else [await choose(next(iter(reader), None))]
             async with AsyncExitStack() as stack:
-                authority, upkeep = await stack.enter_async_context(self._front.personalisation(state))
+                authority, upkeep = await stack.enter_async_context(
+                    self._front.personalisation(state, alone=url is None)
+                )
                 notes = self._traced(stack, trace)
                 journal = stack.enter_context(closing(Journal(_state(state))))
                 register = await self._registration(stack, url, plan)

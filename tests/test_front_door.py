@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from cardcore.errors import SetupError
+from cardcore.errors import KeyUseError, RefusedError, SetupError
 from cardcore.record import Suite
+from keys.store import open_store
 from onecard import cli, doctor
 from onecard.counter import CounterFront
 from onecard.doctor import Finding
@@ -106,16 +107,28 @@ async def test_the_counter_gets_both_hands_of_the_store(tmp_path: Path) -> None:
     """Who writes keys, and who protects files: a profile with enciphered files is issued by the command too."""
     front = CounterFront()
     with pytest.raises(SetupError, match="no key store"):
-        async with front.personalisation(tmp_path):
+        async with front.personalisation(tmp_path, alone=True):
             pass
     make_store(tmp_path).close()
     card = blank(Suite.SM4)
-    async with front.personalisation(tmp_path) as (authority, upkeep):
+    async with front.personalisation(tmp_path, alone=True) as (authority, upkeep):
         journal = Journal(tmp_path / "readers.sqlite")
         bench = Bench(authority, journal, "wang", front.now, upkeep)
         assert await bench.personalise(enciphered_job(DirectChannel(card), Suite.SM4, secret())) is None
         journal.close()
     assert card.serial == order(1, Suite.SM4).card
+
+
+async def test_cards_of_production_are_registered_first(tmp_path: Path) -> None:
+    """Only the desk knows whether the licence covers what the card pays for (rule 7)."""
+    front = CounterFront()
+    open_store(tmp_path / "keys", production=True).close()
+    with pytest.raises(RefusedError, match="name the desk"):
+        async with front.personalisation(tmp_path, alone=True):
+            pass
+    with pytest.raises(KeyUseError, match="hold the ceremony first"):
+        async with front.personalisation(tmp_path, alone=False):
+            pass
 
 
 # --- the doctor --------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ class Front:
     authority: PersonalisationAuthority | None = None
 
     def personalisation(
-        self, state: Path
+        self, state: Path, alone: bool
     ) -> AbstractAsyncContextManager[tuple[PersonalisationAuthority, UpkeepAuthority]]:
         @asynccontextmanager
         async def opened() -> AsyncIterator[tuple[PersonalisationAuthority, UpkeepAuthority]]:

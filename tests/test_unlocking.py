@@ -44,11 +44,11 @@ async def test_the_counter_opens_it(
 ) -> None:
     for name, value in opened_by.items():
         monkeypatch.setenv(name, value)
-    async with CounterFront().personalisation(tmp_path / "state") as (personaliser, _):
+    async with CounterFront().personalisation(tmp_path / "state", alone=True) as (personaliser, _):
         assert personaliser.key_versions()
     monkeypatch.delenv("ONECARD_ANCHOR")
     with pytest.raises(KeyUseError, match="anchor"):
-        async with CounterFront().personalisation(tmp_path / "state"):
+        async with CounterFront().personalisation(tmp_path / "state", alone=True):
             pass
 
 
