@@ -98,6 +98,8 @@ class Personaliser(Guarded):
         """Data of EXTERNAL AUTHENTICATE: 8 bytes 3DES, 16 bytes SM4. Raises KeyUseError, FormatError; the chip is
         as it was."""
         _check_challenge(challenge)
+        if under is Under.TRANSPORT and isinstance(identity, PsamIdentity):
+            self._check_they_leave()
         await self._take_up(identity, f"authenticate {application} {under.value}")
         with self._lock:
             return self._guard(identity, under, application).authentication(challenge)
@@ -162,6 +164,12 @@ class Personaliser(Guarded):
         elif self._state.overdue():
             await asyncio.to_thread(self._state.record, ())
         self._state.count(subject(identity), use)
+
+    def _check_they_leave(self) -> None:
+        """A blank PSAM is not opened by a token that keeps what it is to get. Raises KeyUseError."""
+        for id, root in self._roots.items():
+            if id.purpose in PSAM_ROOTS and self._state_of(root) in MAKING:
+                root.undiversified()
 
     def _guard(self, identity: Identity, under: Under, application: int) -> SuiteKey:
         """The 39.00 that protects a step: the factory's, or that of the chip's DF."""

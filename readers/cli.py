@@ -14,14 +14,17 @@ from rich.console import Console
 from cardcore.authority import PersonalisationAuthority, UpkeepAuthority
 from cardcore.card_files import Concession
 from cardcore.errors import FormatError, OnecardError, SetupError
+from cardcore.order import CardOrder
 from cardcore.profile import SUITE_NAMES, load_profile
+from cardcore.record import Sector
 from readers.counter.clerk import Clerk, LoadOrder, Status
 from readers.counter.desk import Desk
-from readers.counter.issuing import Issuing, Plan
+from readers.counter.issuing import Issuing, Plan, Planned
 from readers.counter.loading import LoadCounter
+from readers.counter.psams import PsamPlan
 from readers.counter.queue import CounterQueue
 from readers.counter.words import parse_yuan, say
-from readers.pcsc.batch import Register, unregistered
+from readers.pcsc.batch import OrderT, Register, unregistered
 from readers.pcsc.journal import Journal
 from readers.pcsc.purse import Till
 from readers.pcsc.seek import choose, choose_all, list_readers
@@ -37,6 +40,8 @@ ReaderNames = Annotated[
 ]
 TraceFile = Annotated[Path | None, Parameter(name="--trace", help="append every APDU, without its content")]
 Profile = Annotated[str, Parameter(help="profile of the card: what it has, and how it differs from others")]
+SuiteName = Literal["3des", "sm4"]
+Operator = Annotated[str | None, Parameter(help="who issues; without it the user of this machine")]
 StateFolder = Annotated[Path, Parameter(name="--state", help="directory of the counter's journal and queue")]
 
 
@@ -54,11 +59,12 @@ class FrontDoor(Protocol):
 
 def app_for(front: FrontDoor, clerk: Clerk | None = None) -> cyclopts.App:
     """The clerk's commands; they end with a `Status`. Coroutines: call the app by itself, or `run_async` in a loop."""
-    app = cyclopts.App(name="counter", help="读卡、发卡、充值 Read, issue and load cards.")
+    app = cyclopts.App(name="counter", help="读卡、发卡、充值 Read, issue and load cards; make PSAMs.")
     counter = _Counter(front, clerk or Clerk(Console(), complaints=Console(stderr=True)))
     app.command(counter.readers, name="readers")
     app.command(counter.read, name="read")
     app.command(counter.issue, name="issue")
+    app.command(counter.psam, name="psam")
     app.command(counter.load, name="load")
     return app
 
@@ -89,10 +95,10 @@ class _Counter:
         issuer: Annotated[str, Parameter(help="8 hex digits")],
         state: StateFolder,
         profile: Profile = "shared-purse",
-        suite: Literal["3des", "sm4"] = "sm4",
+        suite: SuiteName = "sm4",
         concession: Annotated[Concession, Parameter(name="--class")] = Concession.ORDINARY,
         url: Annotated[str | None, Parameter(help="address of the desk, which registers the card first")] = None,
-        operator: Annotated[str | None, Parameter(help="who issues; without it the user of this machine")] = None,
+        operator: Operator = None,
         count: Annotated[int, Parameter(help="how many, with consecutive serials, on several readers at once")] = 1,
         reader: ReaderNames = (),
         trace: TraceFile = None,
@@ -105,23 +111,58 @@ class _Counter:
         async def work() -> Status:
             kind = load_profile(profile)
             plan = Plan(serial, count, _hex(issuer), kind, SUITE_NAMES[suite], concession, self._front.now())
-            many = count > 1 or len(reader) > 1
-            # Whatever can be wrong is found before the journal is there.
-            readers = await choose_all(reader) if many else [await choose(next(iter(reader), None))]
             async with AsyncExitStack() as stack:
-                authority, upkeep = await stack.enter_async_context(
-                    self._front.personalisation(state, alone=url is None)
-                )
-                notes = self._traced(stack, trace)
-                journal = stack.enter_context(closing(Journal(_state(state))))
                 register = await self._registration(stack, url, plan)
-                who = operator or getpass.getuser()
-                issuing = Issuing(self._clerk, journal, authority, upkeep, who, plan, register)
-                if many:
-                    return await issuing.many(readers, notes)
-                return await issuing.one(await _opened(stack, readers[0], notes))
+                return await self._issue(plan, count, register, state, operator, reader, trace, alone=url is None)
 
         return await self._told(work)
+
+    async def psam(
+        self,
+        *numbers: Annotated[str, Parameter(help="terminal number of each, 12 hex digits")],
+        sector: Annotated[Literal["transit", "smallpay", "utility"], Parameter(help="what it may debit for")],
+        state: StateFolder,
+        gate: Annotated[bool, Parameter(negative="", help="for a metro gate: with the ENTRY root")] = False,
+        suite: Annotated[SuiteName, Parameter(help="of its own keys; it takes cards of every suite in use")] = "sm4",
+        operator: Operator = None,
+        reader: ReaderNames = (),
+        trace: TraceFile = None,
+    ) -> int:
+        """发行PSAM Personalise blank PSAMs. After an interruption repeat the same command with the same PSAM.
+
+        In a production store two custodians open this first, for a day: onecard keys issue-psams NUMBER…
+        """
+
+        async def work() -> Status:
+            named, now = tuple(map(_hex, numbers)), self._front.now()
+            plan = PsamPlan(named, Sector[sector.upper()], SUITE_NAMES[suite], gate, now)
+            return await self._issue(plan, len(named), unregistered, state, operator, reader, trace)
+
+        return await self._told(work)
+
+    async def _issue(
+        self,
+        plan: Planned[OrderT],
+        count: int,
+        register: Register[OrderT],
+        state: Path,
+        operator: str | None,
+        reader: tuple[str, ...],
+        trace: Path | None,
+        alone: bool = False,
+    ) -> Status:
+        many = count > 1 or len(reader) > 1
+        # Whatever can be wrong is found before the journal is there.
+        readers = await choose_all(reader) if many else [await choose(next(iter(reader), None))]
+        async with AsyncExitStack() as stack:
+            authority, upkeep = await stack.enter_async_context(self._front.personalisation(state, alone))
+            notes = self._traced(stack, trace)
+            journal = stack.enter_context(closing(Journal(_state(state))))
+            who = operator or getpass.getuser()
+            issuing = Issuing(self._clerk, journal, authority, upkeep, who, plan, register)
+            if many:
+                return await issuing.many(readers, notes)
+            return await issuing.one(await _opened(stack, readers[0], notes))
 
     async def load(
         self,
@@ -164,7 +205,7 @@ class _Counter:
     def _traced(self, stack: AsyncExitStack, path: Path | None) -> Trace | None:
         return stack.enter_context(closing(Trace(path, self._front.now))) if path else None
 
-    async def _registration(self, stack: AsyncExitStack, url: str | None, plan: Plan) -> Register:
+    async def _registration(self, stack: AsyncExitStack, url: str | None, plan: Plan) -> Register[CardOrder]:
         if url is None:
             return unregistered
         desk = await stack.enter_async_context(self._front.desk(url))

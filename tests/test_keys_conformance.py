@@ -436,6 +436,8 @@ async def test_the_keys_of_a_psam(place: Place, store: Store) -> None:
             assert [limit for limit in store.limits if name in limit.keys and "PSAM" in str(limit)]
             with pytest.raises(KeyUseError, match=r"PURCHASE/transit v1 TEST stays in its token"):
                 await personaliser.write_key(psam(suite), step, CHALLENGE)
+            with pytest.raises(KeyUseError, match="stays in its token"):
+                await personaliser.authenticate(psam(suite), 0, Under.TRANSPORT, CHALLENGE)
         else:
             command = await personaliser.write_key(psam(suite), step, CHALLENGE)
             assert content(suite, TEST_TRANSPORT_KEY, command) == step.prefix + root(name)

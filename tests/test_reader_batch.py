@@ -132,14 +132,14 @@ async def test_a_shift(store: EmbeddedStore, tmp_path: Path) -> None:
     tally = await asyncio.wait_for(shop.batch.run([left, right], patience_s=2), 20)
     assert tally == Tally(8, good=7, scrapped=1) and tally.left == 0
     [rejected] = shop.seen(Now.REJECTED)
-    assert rejected.reader == "left" and "no blank" in rejected.reason and rejected.card == b""
+    assert rejected.reader == "left" and "no blank" in rejected.reason and rejected.number == b""
     [interrupted] = shop.seen(Now.INTERRUPTED)
     [scrapped] = shop.seen(Now.SCRAPPED)
-    assert "6700" in scrapped.reason and interrupted.card in {report.card for report in shop.seen(Now.GOOD)}
+    assert "6700" in scrapped.reason and interrupted.number in {report.number for report in shop.seen(Now.GOOD)}
     assert shop.journal.stock() == {Progress.RUNNING: 0, Progress.ISSUED: 7, Progress.SCRAPPED: 1}
-    good = {report.card for report in shop.seen(Now.GOOD)}
-    assert len(good) == 7 and good | {scrapped.card} == {order(number, Suite.SM4).card for number in range(1, 9)}
-    assert set(shop.registered) == good | {scrapped.card}, "registered before it was begun"
+    good = {report.number for report in shop.seen(Now.GOOD)}
+    assert len(good) == 7 and good | {scrapped.number} == {order(number, Suite.SM4).card for number in range(1, 9)}
+    assert set(shop.registered) == good | {scrapped.number}, "registered before it was begun"
 
 
 def _blanks(first: int, count: int) -> list[DirectChannel]:

@@ -17,11 +17,12 @@ from pathlib import Path
 from cardcore.errors import OnecardError
 from cardcore.profile import Profile, load_profile
 from cardcore.record import Sector, Suite
-from cardcore.script import CardOrder, PsamOrder, limits, psam_steps, steps
+from cardcore.script import CardOrder, steps
 from cardcore.versions import KeyVersions
 from keys.store import open_store
 from onecard.demo.counter_readers import CounterReaders
 from onecard.demo.stage import Stage
+from readers.counter.psams import PsamPlan
 from readers.pcsc.channel import Channel
 from readers.pcsc.direct import DirectChannel
 from readers.pcsc.journal import Journal
@@ -179,7 +180,7 @@ async def _personalise(
     with closing(Journal(state / FILE_NAME)) as journal, open_store(state / "keys") as store:
         personaliser = store.personaliser()
         versions = personaliser.key_versions()
-        jobs = [_psam_job(blank, psams[blank.name], versions) for blank in tray if blank.sector]
+        jobs = [_psam_job(blank, psams[blank.name], journal, versions, moment) for blank in tray if blank.sector]
         jobs += (_card_job(blank, DirectChannel(cards[blank.name]), versions) for blank in tray if not blank.sector)
         bench = Bench(personaliser, journal, OPERATOR, lambda: moment)
         async for result in bench.personalise_all(jobs, at_once=TRAY):
@@ -188,18 +189,11 @@ async def _personalise(
     return cards, psams
 
 
-def _psam_job(blank: Blank, psam: SoftwarePsam, versions: KeyVersions) -> Job:
-    number = bytes.fromhex(blank.name)
-    order = PsamOrder(
-        terminal_number=number,
-        serial=bytes(4) + number,
-        sector=Sector[blank.sector.upper()],
-        suite=SUITES[blank.suite],
-        gate=blank.gate,
-        versions=versions,
-    )
-    script, channel = psam_steps(order), DirectChannel(psam)
-    return Job(order.identity, "psam", script, channel, versions=versions, remark=limits(order))
+def _psam_job(blank: Blank, psam: SoftwarePsam, journal: Journal, versions: KeyVersions, moment: datetime) -> Job:
+    number, sector = bytes.fromhex(blank.name), Sector[blank.sector.upper()]
+    plan = PsamPlan((number,), sector, SUITES[blank.suite], blank.gate, moment)
+    [order] = plan.orders(journal, versions)
+    return plan.job(order, DirectChannel(psam), "in-process")
 
 
 def _card_job(blank: Blank, channel: Channel, versions: KeyVersions) -> Job:

@@ -7,6 +7,7 @@ from enum import IntEnum
 
 from rich.console import Console
 
+from cardcore.authority import CardIdentity
 from cardcore.errors import CardError, OnecardError, ReaderError, RefusedError
 from cardcore.purse import Refused, Unknown
 from readers.counter.desk import DeskUnreachable
@@ -75,15 +76,20 @@ class Clerk:
                 if not await self._back(channel, error):
                     return Status.OPEN
             else:
-                return await self._issued(scrapped, channel)
+                return await self._issued(scrapped, job, channel)
         return Status.OPEN
 
-    async def _issued(self, scrapped: Scrapped | None, channel: ReaderChannel) -> Status:
+    async def _issued(self, scrapped: Scrapped | None, job: Job, channel: ReaderChannel) -> Status:
         if scrapped is not None:
             self.tell(f"发卡失败，请将此卡作废 scrap this card: {scrapped.reason}")
             return Status.FAILED
         self.tell("发卡完成 issued")
-        return await self.read(channel)
+        if isinstance(job.identity, CardIdentity):
+            return await self.read(channel)
+        self.tell(job.chip)
+        if job.remark:
+            self.tell(job.remark)
+        return Status.DONE
 
     async def load(self, channel: ReaderChannel, counter: LoadCounter, order: LoadOrder) -> Status:
         """Settle what an earlier load of the card left open; then load, unless that one turns out to have come."""

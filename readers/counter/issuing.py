@@ -1,10 +1,11 @@
-"""Issuing at the counter: one card with its clerk, or a batch over several readers."""
+"""Issuing at the counter: one card or PSAM with its clerk, or a batch over several readers."""
 
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Generic, Protocol
 
 from cardcore.authority import PersonalisationAuthority, UpkeepAuthority
 from cardcore.bcd import encode_digits
@@ -16,10 +17,10 @@ from cardcore.record import Suite
 from cardcore.script import steps
 from cardcore.versions import FIRST_VERSIONS, KeyVersions
 from readers.counter.clerk import Clerk, Status
-from readers.counter.words import COME, STAGES, STAY, masked
-from readers.pcsc.batch import Batch, Now, Register, Report, Tally
+from readers.counter.words import COME, STAGES, STAY, named
+from readers.pcsc.batch import Batch, Now, OrderT, Register, Report, Tally
 from readers.pcsc.channel import Channel
-from readers.pcsc.job import Job, chip_name
+from readers.pcsc.job import Job, chip_name, chip_number
 from readers.pcsc.journal import Journal, Progress
 from readers.pcsc.personalise import Bench
 from readers.pcsc.presence import Presence
@@ -87,8 +88,19 @@ class Plan:
         )
 
 
+class Planned(Protocol[OrderT]):
+    """What is carried out: a `Plan` of cards, or a `PsamPlan`."""
+
+    @property
+    def now(self) -> datetime: ...
+
+    def orders(self, journal: Journal, versions: KeyVersions) -> list[OrderT]: ...
+
+    def job(self, order: OrderT, channel: Channel, reader: str) -> Job: ...
+
+
 @dataclass(frozen=True, slots=True)
-class Issuing:
+class Issuing(Generic[OrderT]):
     """Where a plan is carried out: the clerk, the journal, who issues, and with which keys."""
 
     clerk: Clerk
@@ -96,22 +108,22 @@ class Issuing:
     authority: PersonalisationAuthority
     upkeep: UpkeepAuthority
     operator: str
-    plan: Plan
-    register: Register
+    plan: Planned[OrderT]
+    register: Register[OrderT]
 
     async def one(self, channel: ReaderChannel) -> Status:
-        """Make the only card of the plan of the blank in the reader."""
+        """Make the only chip of the plan of the blank in the reader."""
         [order] = self.plan.orders(self.journal, self.authority.key_versions())
         entry = self.journal.find(chip_name(order.identity))
         if entry is not None and entry.progress is not Progress.RUNNING:
             issued = entry.progress is Progress.ISSUED
             end = "已发卡 is issued" if issued else f"已作废 is scrapped: {entry.reason}"
-            raise FormatError(f"{masked(order.card)} {end}; nothing was done, take the next serial")
+            raise FormatError(f"{named(chip_number(order.identity))} {end}; nothing was done, take the next serial")
         await self.register(order)
         return await self.clerk.issue(self._bench(), self.plan.job(order, channel, channel.reader), channel)
 
     async def many(self, readers: Sequence[str], trace: Trace | None) -> Status:
-        """Make the cards of the plan on all these readers at once, as blanks come."""
+        """Make the chips of the plan on all these readers at once, as blanks come."""
         self.clerk.tell(f"{COME}: {', '.join(readers)}")
         orders = self.plan.orders(self.journal, self.authority.key_versions())
         batch = Batch(self._bench(), self.journal, orders, self.plan.job, self._report, self.register)
@@ -130,20 +142,21 @@ class Issuing:
         return Bench(self.authority, self.journal, self.operator, lambda: self.plan.now, self.upkeep)
 
     def _report(self, report: Report) -> None:
-        card = masked(report.card) if report.card else ""
+        chip = named(report.number) if report.number else ""
         match report.now:
             case Now.STARTED:
-                text = f"{card} {STAY}"
+                text = f"{chip} {STAY}"
             case Now.STAGE:
                 assert report.stage is not None
-                text = f"{card} ✓ {STAGES[report.stage]}"
+                text = f"{chip} ✓ {STAGES[report.stage]}"
             case Now.GOOD:
-                text = f"{card} 发卡完成，请换下一张 issued, put the next blank ({counted(report.tally)})"
+                text = f"{chip} 发卡完成，请换下一张 issued, put the next blank ({counted(report.tally)})"
+                text += f"; {report.reason}" if report.reason else ""
             case Now.SCRAPPED:
-                text = f"{card} 请将此卡作废 scrap this card: {report.reason} ({counted(report.tally)})"
+                text = f"{chip} 请将此卡作废 scrap this card: {report.reason} ({counted(report.tally)})"
             case Now.INTERRUPTED:
                 back = "中断，请把同一张卡放回本读卡器 interrupted, put the same card back on this reader"
-                text = f"{card} {back}: {report.reason}"
+                text = f"{chip} {back}: {report.reason}"
             case Now.REJECTED:
                 text = f"不可用，请拿走此卡 not used, take this card away: {report.reason}"
         self.clerk.tell(f"{report.reader}: {text}")

@@ -17,6 +17,7 @@ from cardcore.errors import (
 )
 from cardcore.step import Stage
 from readers.counter.desk import DeskUnreachable
+from readers.pcsc.ask import TERMINAL_NUMBER_BYTES
 from readers.pcsc.budget import OutOfTime
 from readers.pcsc.channel import CardTorn, ReaderQuarantined
 from readers.pcsc.job import WrongChip
@@ -108,6 +109,11 @@ def parse_yuan(text: str) -> int:
 def yuan(fen: int) -> str:
     """An amount in yuan, two decimals: `12.50`, `-0.05`."""
     return f"{'-' if fen < 0 else ''}{abs(fen) // 100}.{abs(fen) % 100:02}"
+
+
+def named(number: bytes) -> str:
+    """A chip as shown at the counter: a card's serial masked, a PSAM's terminal number, which is nobody's, whole."""
+    return f"PSAM {number.hex()}" if len(number) == TERMINAL_NUMBER_BYTES else masked(number)
 
 
 def masked(card: bytes) -> str:

@@ -5,19 +5,20 @@ from typing import TypeVar
 
 from cardcore.authority import CardIdentity
 from cardcore.card_files import CommonData, LogRecord, MinistryData
-from cardcore.card_map import ALL_APPLICATIONS, MF, Sfi
+from cardcore.card_map import ALL_APPLICATIONS, MF, MF_FID, Sfi
 from cardcore.commands import Command, ReadBinary, ReadRecord, Select
 from cardcore.errors import CardError
 from cardcore.record import Suite
 from cardcore.selection import Availability, Selection, read_common, read_selection
 from cardcore.switches import BlockedSelect
-from readers.pcsc.channel import Channel
+from readers.pcsc.channel import CardTorn, Channel
 
 T = TypeVar("T")
 
 LOG_RECORDS = 10
 LOG_RECORD_BYTES = 23
 COMMON_BYTES = 30
+TERMINAL_NUMBER_BYTES = 6
 _CLOSED = {
     Availability.BLOCKED: "it is blocked, the rest of the card is not; unblock it, or replace the card",
     Availability.CARD_BLOCKED: "the whole card is blocked, for ever; replace it",
@@ -63,6 +64,19 @@ async def identify(
     """Select an application and say whose keys it has; errors as of `common_data`."""
     common = await common_data(channel, application, blocked_select)
     return CardIdentity(common.issuer, common.card, suite)
+
+
+async def psam_number(channel: Channel) -> bytes:
+    """The terminal number (6 bytes) that a PSAM shows; b"" of a blank, of one that has none yet, and of anything else.
+    Raises CardTorn, ReaderError."""
+    try:
+        await ask(channel, Select(MF_FID.to_bytes(2, "big")))
+        number = await ask(channel, ReadBinary(Sfi.TERMINAL_NUMBER, TERMINAL_NUMBER_BYTES))
+    except CardTorn:
+        raise
+    except CardError:
+        return b""
+    return number if any(number) else b""
 
 
 async def read_log(channel: Channel) -> tuple[LogRecord, ...]:

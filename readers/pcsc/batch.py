@@ -1,4 +1,4 @@
-"""A batch of cards over several readers at once: stock in = good + scrapped + left, at every moment.
+"""A batch of cards or PSAMs over several readers at once: stock in = good + scrapped + left, at every moment.
 
 Whoever feeds the readers puts a blank on any of them. A chip that was begun is known by the serial that it shows, or,
 before it shows one, by its reader; after a kill the journal tells both.
@@ -9,15 +9,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
+from cardcore.authority import CardIdentity, PsamIdentity
 from cardcore.card_map import CITY_CARD, TRANSIT
 from cardcore.errors import CardError, FormatError, ReaderError
-from cardcore.order import CardOrder
 from cardcore.step import Stage
-from readers.pcsc.ask import common_data
+from readers.pcsc.ask import common_data, psam_number
 from readers.pcsc.channel import CardTorn, Channel
-from readers.pcsc.job import Job, WrongChip, chip_name
+from readers.pcsc.job import Job, WrongChip, chip_name, chip_number
 from readers.pcsc.journal import Journal, Progress
 from readers.pcsc.personalise import Bench
 
@@ -50,11 +50,12 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One event: at which reader, with which serial (10 bytes, b"" for a chip that is none of the batch), and why."""
+    """One event: at which reader, with which number (as `chip_number`, b"" for a chip that is none of the batch), and
+    why, or what a good one cannot do."""
 
     reader: str
     now: Now
-    card: bytes
+    number: bytes
     tally: Tally
     reason: str = ""
     stage: Stage | None = None
@@ -74,15 +75,23 @@ class Feed(Protocol):
         ...
 
 
-JobOf = Callable[[CardOrder, Channel, str], Job]
-Register = Callable[[CardOrder], Awaitable[None]]
+class Order(Protocol):
+    """What is to be made of one blank: a card or a PSAM."""
+
+    @property
+    def identity(self) -> CardIdentity | PsamIdentity: ...
 
 
-async def unregistered(_: CardOrder) -> None:
+OrderT = TypeVar("OrderT", bound=Order)
+JobOf = Callable[[OrderT, Channel, str], Job]
+Register = Callable[[OrderT], Awaitable[None]]
+
+
+async def unregistered(_: Order) -> None:
     """Where no registry is asked."""
 
 
-class Batch:
+class Batch(Generic[OrderT]):
     """Personalises `orders` on whatever readers it is given, each serial once, through any interruption.
 
     `register` is awaited before a serial is begun. Repeating a batch with the same orders goes on where it stopped.
@@ -92,18 +101,18 @@ class Batch:
         self,
         bench: Bench,
         journal: Journal,
-        orders: Sequence[CardOrder],
-        job_of: JobOf,
+        orders: Sequence[OrderT],
+        job_of: JobOf[OrderT],
         tell: Callable[[Report], None],
-        register: Register = unregistered,
+        register: Register[OrderT] = unregistered,
     ) -> None:
         self._bench = bench
         self._job_of = job_of
         self._tell = tell
         self._register = register
-        self._fresh: deque[CardOrder] = deque()
+        self._fresh: deque[OrderT] = deque()
         # Begun and not finished, with the reader where each was begun; those in `_working` are on a reader now.
-        self._open: dict[bytes, tuple[CardOrder, str]] = {}
+        self._open: dict[bytes, tuple[OrderT, str]] = {}
         self._working: set[bytes] = set()
         self._ended = {Progress.ISSUED: 0, Progress.SCRAPPED: 0}
         self._stock = len(orders)
@@ -113,7 +122,7 @@ class Batch:
             if entry is None:
                 self._fresh.append(order)
             elif entry.progress is Progress.RUNNING:
-                self._open[order.card] = order, entry.reader
+                self._open[chip_number(order.identity)] = order, entry.reader
             else:
                 self._ended[entry.progress] += 1
 
@@ -160,25 +169,25 @@ class Batch:
                 self._say(feed, now, order, str(error))
             finally:
                 if order is not None:
-                    self._working.discard(order.card)
+                    self._working.discard(chip_number(order.identity))
 
-    def _order_for(self, feed: Feed, shown: bytes | None) -> CardOrder:
+    def _order_for(self, feed: Feed, shown: bytes | None) -> OrderT:
         """The order that the chip in the reader is for; it counts as being worked on. Raises WrongChip."""
-        begun_here = (card for card, (_, reader) in self._open.items() if reader == feed.reader)
-        card = shown if shown is not None else next((card for card in begun_here if card not in self._working), None)
-        if card is None and self._fresh:
+        begun_here = (chip for chip, (_, reader) in self._open.items() if reader == feed.reader)
+        chip = shown if shown is not None else next((chip for chip in begun_here if chip not in self._working), None)
+        if chip is None and self._fresh:
             order = self._fresh.popleft()
-        elif card in self._open and card not in self._working:
-            order, _ = self._open[card]
+        elif chip in self._open and chip not in self._working:
+            order, _ = self._open[chip]
         elif shown is not None:
             raise WrongChip("this chip is no blank, nor one that was begun here; nothing was changed, take it away")
         else:
             raise WrongChip("no serial is left for another blank; put back the chips that were interrupted")
-        self._working.add(order.card)
-        self._open[order.card] = order, feed.reader
+        self._working.add(chip_number(order.identity))
+        self._open[chip_number(order.identity)] = order, feed.reader
         return order
 
-    async def _make(self, feed: Feed, order: CardOrder) -> None:
+    async def _make(self, feed: Feed, order: OrderT) -> None:
         self._say(feed, Now.STARTED, order)
         job = self._job_of(order, feed.channel, feed.reader)
         try:
@@ -186,21 +195,23 @@ class Batch:
             scrapped = await self._bench.personalise(job, lambda stage: self._say(feed, Now.STAGE, order, stage=stage))
         except WrongChip:
             if not self._bench.knows(job):
-                del self._open[order.card]
+                del self._open[chip_number(order.identity)]
                 self._fresh.appendleft(order)
             raise
-        del self._open[order.card]
+        del self._open[chip_number(order.identity)]
         self._ended[Progress.SCRAPPED if scrapped else Progress.ISSUED] += 1
-        self._say(feed, Now.SCRAPPED if scrapped else Now.GOOD, order, scrapped.reason if scrapped else "")
+        self._say(feed, Now.SCRAPPED if scrapped else Now.GOOD, order, scrapped.reason if scrapped else job.remark)
 
-    def _say(self, feed: Feed, now: Now, order: CardOrder | None, reason: str = "", stage: Stage | None = None) -> None:
+    def _say(self, feed: Feed, now: Now, order: OrderT | None, reason: str = "", stage: Stage | None = None) -> None:
         self._something.set()
-        self._tell(Report(feed.reader, now, order.card if order else b"", self.tally, reason, stage))
+        number = chip_number(order.identity) if order else b""
+        self._tell(Report(feed.reader, now, number, self.tally, reason, stage))
 
 
 async def _shown(channel: Channel) -> bytes | None:
-    """The serial that a chip shows, None for a blank and for one whose data are not written yet."""
-    return await _shown_by(channel, TRANSIT.number) or await _shown_by(channel, CITY_CARD.number)
+    """The number that a chip shows, None for a blank and for one whose data are not written yet."""
+    card = await _shown_by(channel, TRANSIT.number) or await _shown_by(channel, CITY_CARD.number)
+    return card or await psam_number(channel) or None
 
 
 async def _shown_by(channel: Channel, application: int) -> bytes | None:

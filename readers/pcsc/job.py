@@ -5,21 +5,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from cardcore.apdu import ResponseApdu
 from cardcore.authority import CardIdentity, PersonalisationAuthority, PsamIdentity, Under
 from cardcore.card_map import Sfi
 from cardcore.commands import CreateDf, ExternalAuthenticate, GetChallenge, Select, UpdateBinary
 from cardcore.errors import CardError
 from cardcore.step import CompareSecured, Plain, Secured, Stage, Step, WriteKeyAct
-from cardcore.versions import FIRST_VERSIONS, KeyVersions
+from cardcore.versions import FIRST_VERSIONS, SUITE_NAMES, KeyVersions
+from readers.pcsc.ask import ask, psam_number
 from readers.pcsc.channel import Channel
 from readers.pcsc.journal import Entry
 
 
+def chip_number(identity: CardIdentity | PsamIdentity) -> bytes:
+    """What a chip shows of itself: a card's serial (10 bytes), a PSAM's terminal number (6 bytes)."""
+    return identity.card if isinstance(identity, CardIdentity) else identity.terminal_number
+
+
 def chip_name(identity: CardIdentity | PsamIdentity) -> str:
     """Name of a chip in the journal."""
-    if isinstance(identity, CardIdentity):
-        return f"card {identity.card.hex()}"
-    return f"PSAM {identity.terminal_number.hex()}"
+    kind = "card" if isinstance(identity, CardIdentity) else "PSAM"
+    return f"{kind} {chip_number(identity).hex()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,9 @@ async def recognise(job: Job, script: str, entry: Entry | None, authority: Perso
     """
     if entry is not None and entry.script != script:
         raise WrongChip(f"{job.chip} was begun with another order on {entry.begun_at:%Y-%m-%d}; repeat that order")
+    if isinstance(job.identity, PsamIdentity):
+        await _recognise_psam(job, entry, authority)
+        return
     first = _first_directory(job.steps)
     if first is None:
         return
@@ -122,15 +131,36 @@ async def recognise(job: Job, script: str, entry: Entry | None, authority: Perso
         )
 
 
+async def _recognise_psam(job: Job, entry: Entry | None, authority: PersonalisationAuthority) -> None:
+    """A PSAM has no directory to be known by, only its number. A new job's opens by the factory's key before the
+    journal has it: so what is no blank is not called scrap, and who may not be issued spends no number."""
+    shown = await psam_number(job.channel)
+    if shown and (entry is None or shown != chip_number(job.identity)):
+        wanted = f"a blank there for {job.chip}" if entry is None else f"{job.chip} back"
+        raise WrongChip(f"the chip in the reader is PSAM {shown.hex()}; nothing was changed, put {wanted}")
+    if entry is None:
+        reply = await _proves(job, 0, Under.TRANSPORT, authority)
+        if not reply.ok:
+            raise WrongChip(
+                f"the chip in the reader is no blank PSAM of {SUITE_NAMES[job.identity.suite]} (the factory's key: "
+                f"{reply.sw:04X}); nothing was changed, put a blank there for {job.chip}"
+            )
+
+
 async def _has_its_key(job: Job, authority: PersonalisationAuthority, without_will_do: bool) -> bool:
     """Whether the selected directory has the first control key of the job. A wrong try is made good by the next right
     one, which the resumed script of the chip's own job begins with."""
-    challenge = GetChallenge().read((await job.channel.run([GetChallenge().apdu()])).last())
     keys = (step.act.key for step in job.steps if isinstance(step.act, WriteKeyAct))
     first = next(key for key in keys if key.application)
-    proof = await authority.authenticate(job.identity, first.application, Under.CONTROL, challenge)
-    reply = (await job.channel.run([ExternalAuthenticate(proof).apdu()])).last()
+    reply = await _proves(job, first.application, Under.CONTROL, authority)
     return reply.ok or (without_will_do and reply.sw in _KEYLESS)
+
+
+async def _proves(job: Job, application: int, under: Under, authority: PersonalisationAuthority) -> ResponseApdu:
+    """The answer of the selected directory to EXTERNAL AUTHENTICATE."""
+    challenge = await ask(job.channel, GetChallenge())
+    proof = await authority.authenticate(job.identity, application, under, challenge)
+    return (await job.channel.run([ExternalAuthenticate(proof).apdu()])).last()
 
 
 def _first_directory(steps: Sequence[Step]) -> bytes | None:
