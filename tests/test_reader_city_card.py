@@ -24,7 +24,7 @@ from keys.store import EmbeddedStore
 from readers.counter.show import show_card
 from readers.counter.words import APPLICATIONS, TRANSACTIONS
 from readers.pcsc import purse
-from readers.pcsc.batch import _shown as begun_as
+from readers.pcsc.batch import _card_shown as begun_as
 from readers.pcsc.channel import CardTorn
 from readers.pcsc.direct import DirectChannel
 from readers.pcsc.job import Job

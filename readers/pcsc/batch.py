@@ -116,6 +116,8 @@ class Batch(Generic[OrderT]):
         self._working: set[bytes] = set()
         self._ended = {Progress.ISSUED: 0, Progress.SCRAPPED: 0}
         self._stock = len(orders)
+        # What a chip is asked for at 15 ms each: a PSAM's number, or a card's serial.
+        self._shown = _psam_shown if any(isinstance(one.identity, PsamIdentity) for one in orders) else _card_shown
         self._something = asyncio.Event()
         for order in orders:
             entry = journal.find(chip_name(order.identity))
@@ -162,7 +164,7 @@ class Batch(Generic[OrderT]):
             order = None
             try:
                 await feed.channel.reset()
-                order = self._order_for(feed, await _shown(feed.channel))
+                order = self._order_for(feed, await self._shown(feed.channel))
                 await self._make(feed, order)
             except (CardError, ReaderError, FormatError) as error:
                 now = Now.REJECTED if order is None or isinstance(error, WrongChip) else Now.INTERRUPTED
@@ -208,10 +210,14 @@ class Batch(Generic[OrderT]):
         self._tell(Report(feed.reader, now, number, self.tally, reason, stage))
 
 
-async def _shown(channel: Channel) -> bytes | None:
-    """The number that a chip shows, None for a blank and for one whose data are not written yet."""
-    card = await _shown_by(channel, TRANSIT.number) or await _shown_by(channel, CITY_CARD.number)
-    return card or await psam_number(channel) or None
+async def _card_shown(channel: Channel) -> bytes | None:
+    """The serial that a chip shows, None for a blank and for one whose data are not written yet."""
+    return await _shown_by(channel, TRANSIT.number) or await _shown_by(channel, CITY_CARD.number)
+
+
+async def _psam_shown(channel: Channel) -> bytes | None:
+    """The same of a PSAM and its number."""
+    return await psam_number(channel) or None
 
 
 async def _shown_by(channel: Channel, application: int) -> bytes | None:
