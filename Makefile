@@ -31,8 +31,8 @@ fuzz: $(VENV)/test ## feed broken bytes to all that reads them (ARGS="--runs 100
 oracles: $(VENV)/test ## every cryptogram against strangers' libraries (ARGS="--cases 100000")
 	@$(BIN)/python -W ignore -m tests.oracles $(ARGS)
 
-machine: $(VENV)/test ## card and terminal in any order of acts, against a model (ARGS="--steps 100000")
-	@$(BIN)/python -m tests.card_machine $(ARGS)
+machine: $(VENV)/test ## card, terminal and flows in any order of acts, against models (ARGS="--steps 100000")
+	@$(BIN)/python -m tests.machines $(ARGS)
 
 soak: $(VENV)/test ## a long day at a reader on pcscd (ARGS="--taps 10000 --reconnects 1000")
 	@$(BIN)/python -m tests.reader_soak $(ARGS)

@@ -24,6 +24,8 @@ from cardcore.status import Standing, classify, explain
 _OFFLINE = frozenset(
     {TransactionType.PURCHASE, TransactionType.COMPOSITE, TransactionType.DEPOSIT_PURCHASE, TransactionType.CASH}
 )
+# A deposit beside the purse counts for itself, and writes into the same log.
+_DEPOSIT = frozenset({TransactionType.DEPOSIT_LOAD, TransactionType.DEPOSIT_PURCHASE, TransactionType.CASH})
 _OUTFLOWS = _OFFLINE | {TransactionType.UNLOAD}
 # A record of the allowance has no amount in the sense of the others, so the new limit names it.
 _OVERDRAFT = TransactionType.OVERDRAFT
@@ -173,7 +175,8 @@ def _by_proof(evidence: Evidence, mac: bytes, tac: bytes) -> Outcome:
 
 def _by_log(evidence: Evidence, record: LogRecord, log_counter: LogCounter) -> Outcome:
     same_family = (record.transaction_type in _OFFLINE) == evidence.offline
-    if not same_family or record.counter_before(log_counter) != evidence.counter:
+    same_purse = (record.transaction_type in _DEPOSIT) == (evidence.transaction_type in _DEPOSIT)
+    if not (same_family and same_purse) or record.counter_before(log_counter) != evidence.counter:
         return Unknown(evidence)
     told = record.transaction_type, record.terminal_number, record.date, record.time
     sent = evidence.transaction_type, evidence.terminal_number, evidence.date, evidence.time

@@ -1,15 +1,12 @@
-"""One card, one loader and one PSAM against a tiny model of money, PINs and counters: `python -m tests.card_machine`.
+"""One card, one loader and one PSAM against a tiny model of money, PINs and counters.
 
 Hypothesis chooses what is done, what is forged, what comes in between and where the power goes. The model knows only
 what a terminal may know: it learns whether a torn act happened from the transaction proof. After every step the memory
 of the card and of the PSAM must be what the model says.
 """
 
-import argparse
 import pickle
 import sys
-import time
-import warnings
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -18,7 +15,7 @@ from typing import Any, ClassVar
 
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
 from cryptography.hazmat.primitives.ciphers.algorithms import SM4
-from hypothesis import HealthCheck, Phase, assume, settings
+from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -26,7 +23,6 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -39,8 +35,6 @@ from simulators.card_line import Line
 from simulators.file_system import BinaryFile, PurseFile, RecordFile
 from simulators.psam_ceilings import Ceilings
 
-STEPS = 50
-CHUNK = 5_000  # Hypothesis remembers what it did in one run
 MOST_FEN = 0x7FFFFFFF
 MOST_TRIES = 3
 
@@ -563,37 +557,3 @@ class CardMachine(RuleBasedStateMachine):
 
 def _logged(line: bytes) -> int:
     return int.from_bytes(line[2:5] if line[9] == 0x07 else line[5:9], "big")
-
-
-def run(steps: int, *, shrink: bool = True) -> float:
-    """About so many steps; seconds. Raises the first disagreement, with the shortest way to it."""
-    phases = set(Phase) - ({Phase.shrink, Phase.explain} if not shrink else {Phase.explain})
-    chosen = settings(
-        max_examples=max(1, steps // STEPS),
-        stateful_step_count=STEPS,
-        deadline=None,
-        database=None,
-        phases=phases,
-        suppress_health_check=list(HealthCheck),
-    )
-    start = time.perf_counter()
-    run_state_machine_as_test(CardMachine, settings=chosen)
-    return time.perf_counter() - start
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.card_machine", description=__doc__)
-    parser.add_argument("--steps", type=int, default=100_000)
-    wanted: int = parser.parse_args().steps
-    warnings.simplefilter("ignore")
-    seconds = 0.0
-    while CardMachine.happened["steps"] < wanted:
-        seconds += run(min(CHUNK, max(STEPS, wanted - CardMachine.happened["steps"])))
-    steps = CardMachine.happened["steps"]
-    sys.stdout.write(f"{steps} steps in {seconds:.0f} s, {steps / seconds:.0f} a second\n")
-    for name, count in sorted(CardMachine.happened.items()):
-        sys.stdout.write(f"{count:>9} {name}\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -144,12 +144,12 @@ class City:
 
     async def ride(self, hand: Hand, suite: Suite) -> Tap:
         wanted = self._purchase(suite, RIDE_FEN, self._moment())
-        return self._tap(await debit(DirectChannel(hand), self.sam, wanted), wanted, Kind.DEBIT, line=7)
+        return _tap(await debit(DirectChannel(hand), self.sam, wanted), wanted, Kind.DEBIT, line=7)
 
     async def enter(self, hand: Hand, suite: Suite) -> Tap:
         now = self._moment()
         passage = await enter(DirectChannel(hand), self.sam, self._gate(suite, 1), now)
-        return self._tap(passage.debit, self._purchase(suite, 0, now), Kind.ENTRY, line=1, station=1)
+        return _tap(passage.debit, self._purchase(suite, 0, now), Kind.ENTRY, line=1, station=1)
 
     async def leave(self, hand: Hand, suite: Suite) -> Tap:
         def priced(finding: EntryFinding, _: MetroRecord) -> int:
@@ -162,9 +162,7 @@ class City:
         assert came is not None
         entry_at = int(came.replace(tzinfo=ZONE).timestamp())
         wanted = self._purchase(suite, EXIT_FEN, now)
-        return self._tap(
-            passage.debit, wanted, Kind.EXIT, line=1, station=3, entry_station=1, entry_at=entry_at
-        )  # fmt: skip
+        return _tap(passage.debit, wanted, Kind.EXIT, line=1, station=3, entry_station=1, entry_at=entry_at)
 
     async def keep(self, tap: Tap, outcome: Outcome) -> None:
         """What the terminal writes down of a tap that ended so: its record, a torn declaration, or nothing."""
@@ -202,24 +200,29 @@ class City:
         index = key_id(KeyType.PURCHASE, suite, Sector.TRANSIT)
         return Gate(1, station, TERMINAL_NUMBER, 1, suite, index, timedelta(hours=4), lambda _: False)
 
-    def _tap(self, done: Debit, wanted: Purchase, kind: Kind, **claims: int) -> Tap:
-        opened = done.opened
-        record = TapRecord(
-            kind=kind, suite=done.identity.suite, key_version=opened.key_version, key_index=wanted.key_index, purse=1,
-            issuer=done.identity.issuer, card=done.identity.card, counter=opened.counter,
-            amount_fen=wanted.amount_fen, full_fare_fen=wanted.amount_fen, concession=1,
-            transaction_type=wanted.transaction_type, terminal_number=TERMINAL_NUMBER,
-            terminal_transaction=done.transaction, date=wanted.date, time=wanted.time,
-            balance_before_fen=opened.raw_balance_fen - opened.overdraft_fen, overdraft_fen=opened.overdraft_fen,
-            terminal=BUS, epoch=1, sequence=0, operator=101, **claims,
-        )  # fmt: skip
-        return Tap(done, wanted, record)
-
     async def _sealed(self, record: TapRecord) -> None:
         numbered = replace(record, sequence=len(self.records) + 1)
         await ask(self.sam, InitDescrypt(RECORD_USAGE, RECORD_ID, b"\0\0" + TERMINAL_NUMBER))
         seal = await ask(self.sam, Crypt(numbered.encode()[:SEALED_BYTES]))
         self.records.append(replace(numbered, seal=seal))
+
+
+def _tap(done: Debit, wanted: Purchase, kind: Kind, **claims: int) -> Tap:
+    return Tap(done, wanted, tap_record(done, wanted, kind, BUS, **claims))
+
+
+def tap_record(done: Debit, wanted: Purchase, kind: Kind, terminal: int, **claims: int) -> TapRecord:
+    """The record of a debit of the first purse, as its terminal keeps it; without sequence and cryptogram."""
+    opened = done.opened
+    return TapRecord(
+        kind=kind, suite=done.identity.suite, key_version=opened.key_version, key_index=wanted.key_index, purse=1,
+        issuer=done.identity.issuer, card=done.identity.card, counter=opened.counter,
+        amount_fen=wanted.amount_fen, full_fare_fen=wanted.amount_fen, concession=1,
+        transaction_type=wanted.transaction_type, terminal_number=wanted.terminal_number,
+        terminal_transaction=done.transaction, date=wanted.date, time=wanted.time,
+        balance_before_fen=opened.raw_balance_fen - opened.overdraft_fen, overdraft_fen=opened.overdraft_fen,
+        terminal=terminal, epoch=1, sequence=0, operator=101, **claims,
+    )  # fmt: skip
 
 
 def _utc(taps: int) -> datetime:

@@ -83,6 +83,8 @@ def test_debits_of_equal_amount_are_told_apart_by_the_log() -> None:
     assert resolve(debit, own) == Committed(debit)
     assert isinstance(resolve(debit, other), Refused)
     assert resolve(debit, other_load) == Unknown(debit), "the online counter is another counter"
+    of_deposit = LogRecord(7, 800, 200, 5, TERMINAL, DATE, TIME)
+    assert resolve(debit, of_deposit) == Unknown(debit), "a deposit beside the purse counts for itself"
     assert resolve(debit, own, LogCounter.AFTER) == Unknown(debit)
     numbered_after = LogRecord(8, 800, 200, 6, TERMINAL, DATE, TIME)
     assert resolve(debit, numbered_after, LogCounter.AFTER) == Committed(debit)

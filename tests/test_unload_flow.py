@@ -368,13 +368,14 @@ async def test_another_unload_came_in_between(store: EmbeddedStore, tmp_path: Pa
     assert isinstance(ended.outcome, Refused) and "another unload" in ended.outcome.reason and not ended.payable
 
 
-async def test_a_holder_who_spent_it_in_between(store: EmbeddedStore, tmp_path: Path) -> None:
-    """The counter is asked with 0 fen: the purse, which no longer holds the amount, still tells that it never left."""
+@pytest.mark.parametrize("raw_fen", [900, 300], ids=["less than the amount", "in the allowance"])
+async def test_a_holder_who_spent_it_in_between(store: EmbeddedStore, tmp_path: Path, raw_fen: int) -> None:
+    """The counter is asked by a load: the purse, which no longer holds the amount, still tells that it never left."""
     card, desk = await loaded(store, tmp_path), Desk(unloader(store))
     never = await take(Fragile(card, writes=0, gone=True), desk)
     df = next(df for df in card.mf.applications() if df.fid == 0x3F01)
     file: Any = df.files.value[0x0002]
-    file.purse.value = file.purse.value._replace(raw_fen=900, offline=1)
+    file.purse.value = file.purse.value._replace(raw_fen=raw_fen, offline=1)
     ended = await settle(DirectChannel(card), desk, never, PIN)
     assert isinstance(ended.outcome, Refused) and "still is" in ended.outcome.reason
 

@@ -6,22 +6,26 @@ from pathlib import Path
 import pytest
 
 from cardcore.apdu import CommandApdu
+from cardcore.card_map import KeyType, key_id
 from cardcore.commands import VerifyPin
 from cardcore.commands.security import WrongPinError
 from cardcore.errors import CardError
-from cardcore.purse import Committed, Refused
+from cardcore.purse import Committed, Refused, Unknown
 from cardcore.record import Suite
 from cardcore.switches import OverdraftTacKey, PinUnblockPlace, Switches
 from keys.store import EmbeddedStore
+from readers.pcsc import purse
 from readers.pcsc.ask import ask, identify
 from readers.pcsc.channel import DEADLINE_S, Replies
 from readers.pcsc.direct import DirectChannel
+from readers.pcsc.recovery import find_allowance
 from readers.pcsc.upkeep import Allowance, set_allowance, unblock_pin
 from simulators.card_behaviour import Behaviour
 from simulators.card_os import SoftwareCard
+from simulators.file_system import PurseFile
 from simulators.nvm import TearPoint
-from tests.counter_side import PIN, make_store
-from tests.test_flow_switches import DATE, SUITES, TERMINAL_NUMBER, TIME, charged
+from tests.counter_side import PIN, authoriser, make_store
+from tests.test_flow_switches import DATE, SUITES, TERMINAL_NUMBER, TILL, TIME, charged
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +64,30 @@ async def test_a_torn_allowance(store: EmbeddedStore, tmp_path: Path, suite: Sui
     again = await allow(store, card, suite, Switches())
     assert again.request.old_limit_fen == (done.request.old_limit_fen if never else 1_500)
     assert isinstance(again.outcome, Committed) and again.confirmed
+
+
+async def test_an_open_allowance_whose_counter_was_the_last(store: EmbeddedStore, tmp_path: Path) -> None:
+    """A load took it: the card opens nothing any more that could tell its counter, and the log still knows."""
+    suite = Suite.SM4
+    card = await charged(store, tmp_path, suite)
+    files = next(df for df in card.mf.applications() if df.fid == 0x3F01).files.value
+    cell = next(file for file in files.values() if isinstance(file, PurseFile)).purse
+    cell.value = cell.value._replace(online=0xFFFE)
+    card.tear_next(TearPoint.BEFORE_MARKER)
+
+    class Gone(DirectChannel):
+        async def reset(self) -> bytes:
+            raise CardError("no card answers in the reader")
+
+    terminal = TERMINAL_NUMBER, (DATE, TIME)
+    done = await set_allowance(Gone(card), store.personaliser(), store.upkeep(), 1, suite, 1_500, *terminal)
+    assert isinstance(done.outcome, Unknown)
+    card.power_on()
+    loaded = await purse.load(DirectChannel(card), authoriser(store), TILL, 1, suite, 300, PIN)
+    assert isinstance(loaded.outcome, Committed)
+    index, whose = key_id(KeyType.OVERDRAFT, suite), done.request.identity.card
+    found = await find_allowance(DirectChannel(card), done.outcome.evidence, 1, index, whose)
+    assert isinstance(found, Refused) and "went to another transaction" in found.reason
 
 
 class Noted(DirectChannel):

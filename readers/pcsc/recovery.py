@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from cardcore.commands import GetTransactionProof, InitLoad, InitPurchase, InitUnload, InitUpdate, VerifyPin
+from cardcore.commands import GetTransactionProof, InitLoad, InitPurchase, InitUpdate, VerifyPin
 from cardcore.commands.purse import TransactionProof, TransactionType
 from cardcore.errors import CardError, FormatError, ReaderError
 from cardcore.purse import Committed, CounterSeen, Evidence, Outcome, Refused, Unknown, resolve
@@ -45,8 +45,11 @@ async def find_out(
     card: bytes,
     switches: Switches = DEFAULTS,
 ) -> Outcome:
-    """Ask `card` (its 10-byte serial) how a load ended: its proof, else its log, else its counter.
+    """Ask `card` (its 10-byte serial) how a load or an unload ended: its proof, else its log, else its counter, which a
+    load by the key `key_index` opens for either: an unload opens on no purse that is in its allowance.
 
+    A `Committed` of an unload with a MAC has the MAC3 of the card's proof, which is true once the host has checked it;
+    one without is what the log says, by which no money is paid.
     `switches` are those of its profile: which counter the log has, and what SELECT says of a blocked application.
 
     Unknown when none of them decides it. Raises CardError (also for another card, or a wrong PIN), CardTorn or
@@ -56,27 +59,6 @@ async def find_out(
     async def counter() -> CounterSeen:
         await ask(channel, VerifyPin(pin))
         opened = await ask(channel, InitLoad(key_index, evidence.amount_fen, evidence.terminal_number))
-        return CounterSeen(opened.counter, opened.raw_balance_fen)
-
-    return await _found(channel, evidence, purse, card, counter, switches)
-
-
-async def find_unload(
-    channel: Channel,
-    evidence: Evidence,
-    purse: int,
-    key_index: int,
-    pin: str,
-    card: bytes,
-    switches: Switches = DEFAULTS,
-) -> Outcome:
-    """As `find_out`, for an unload. A `Committed` with a MAC has the MAC3 of the card's proof, which is true once the
-    host has checked it; one without is what the log says, by which no money is paid."""
-
-    async def counter() -> CounterSeen:
-        await ask(channel, VerifyPin(pin))
-        # Opening 0 fen tells the counter, and never lacks the balance.
-        opened = await ask(channel, InitUnload(key_index, 0, evidence.terminal_number))
         return CounterSeen(opened.counter, opened.raw_balance_fen)
 
     return await _found(channel, evidence, purse, card, counter, switches)
@@ -129,12 +111,15 @@ async def _found(
         return resolve(evidence, proof)
     log = await read_log(channel)
     # Terminal, date, time and sum may be those of two transactions: only the counter tells them apart.
-    if any(isinstance(resolve(evidence, record, switches.log_counter), Committed) for record in log):
+    by_log = [resolve(evidence, record, switches.log_counter) for record in log]
+    if any(isinstance(told, Committed) for told in by_log):
         return Committed(evidence) if proof is None or evidence.mac2 else resolve(evidence, proof)
     if proof is not None and log:
         what = _WORDS.get(evidence.transaction_type, "load")
         return Refused(evidence, f"counter {evidence.counter} went to another {what} of the card; this one never came")
-    return resolve(evidence, proof or await counter())
+    # The log needs no PIN, and tells also of a card whose counter has ended.
+    by_others = next((told for told in by_log if isinstance(told, Refused)), None)
+    return by_others or resolve(evidence, proof or await counter())
 
 
 async def _proof(channel: Channel, evidence: Evidence) -> TransactionProof | None:

@@ -20,7 +20,7 @@ from readers.pcsc.ask import ask, identify
 from readers.pcsc.budget import Budget, OutOfTime, TimedChannel
 from readers.pcsc.channel import Channel
 from readers.pcsc.purse import Till
-from readers.pcsc.recovery import find_unload
+from readers.pcsc.recovery import find_out
 
 _CONFIRMING = "the desk's word on MAC3"
 
@@ -143,8 +143,8 @@ async def _asked(
     request, evidence = done.request, done.outcome.evidence
     try:
         with budget.at("asking the card how it ended"):
-            place, card = (request.purse, request.key_index), request.identity.card
-            found = await find_unload(channel, evidence, *place, pin, card, switches)
+            place, card = (request.purse, key_id(KeyType.LOAD, request.key_suite)), request.identity.card
+            found = await find_out(channel, evidence, *place, pin, card, switches)
     except (CardError, FormatError, ReaderError):
         return replace(done, ran_out_at=budget.ran_out_at)
     if not isinstance(found, Unknown):
