@@ -42,6 +42,20 @@ def part(rows: Octets, name: str) -> Octets:
 
 def number(columns: Octets) -> NDArray[np.uint64]:
     """Up to 8 byte columns as one unsigned number a row, big-endian: for comparing and sorting byte fields."""
-    wide = np.zeros((len(columns), 8), np.uint8)
-    wide[:, 8 - columns.shape[1] :] = columns
-    return wide.view(">u8").ravel().astype(np.uint64)
+    width = columns.shape[1]
+    if width not in (4, 8):
+        wide = np.zeros((len(columns), 8), np.uint8)
+        wide[:, 8 - width :] = columns
+        columns, width = wide, 8
+    return columns.view(f">u{width}").ravel().astype(np.uint64)
+
+
+def octets_of(numbers: NDArray[np.uint64]) -> Octets:
+    """Each number as 8 bytes, big-endian."""
+    return numbers.astype(">u8").view(np.uint8).reshape(-1, 8)
+
+
+def taken(columns: Octets, places: NDArray[np.intp]) -> Octets:
+    """The bytes of these rows, each row moved as one item, which is several times faster than byte by byte."""
+    width = columns.shape[1]
+    return columns.view(f"V{width}").ravel().take(places).view(np.uint8).reshape(-1, width)

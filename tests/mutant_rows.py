@@ -36,8 +36,8 @@ MUTANTS = (
         "tac-byte-order",
         "the four bytes of a debit's TAC are compared in the wrong order (rule 1)",
         "keys/engine/bulk.py",
-        'good = number(macs) << np.uint64(32) == number(part(cards.rows, "cryptogram"))',
-        'good = number(macs if is_load else macs[:, ::-1]) << np.uint64(32) == number(part(cards.rows, "cryptogram"))',
+        "good = number(macs) << np.uint64(32) ==",
+        "good = number(macs if is_load else macs[:, ::-1]) << np.uint64(32) ==",
     ),
     Mutant(
         "tac-of-loads-over-other-bytes",

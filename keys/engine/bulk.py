@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cardcore.record import BY_NAME, OFFLINE_KINDS, RECORD_BYTES, SEALED_BYTES, Kind
-from keys.columns import Octets, number, part
+from cardcore.record import BY_NAME, OFFLINE_KINDS, SEALED_BYTES, Kind
+from keys.columns import Octets, number, octets_of, part, taken
 from keys.engine import sm4_lanes
 from keys.engine.root import RootKey
 from keys.engine.suites import Lanes, sm4_macs, suite_of
@@ -28,6 +28,9 @@ Selector = tuple[int, int, int]
 # The 22 bytes under a purchase TAC lie side by side in the record (docs/record.md).
 _PURCHASE = slice(BY_NAME["amount_fen"].offset, BY_NAME["time"].offset + BY_NAME["time"].width)
 _HAS_TAC = np.isin(np.arange(256), sorted(OFFLINE_KINDS | {Kind.LOAD}))
+# What a selector is made of: bytes among the first eight of a record, which are read as one number.
+_CODE_SHIFTS = tuple(56 - 8 * BY_NAME[name].offset for name in ("suite", "key_version", "purse"))
+_CODE = np.uint64(sum(0xFF << shift for shift in _CODE_SHIFTS))
 _CARD_FACTOR = slice(BY_NAME["card"].offset + 2, BY_NAME["card"].offset + 10)
 
 
@@ -45,10 +48,10 @@ def tac_verdicts(rows: Octets, roots: Mapping[Selector, RootKey]) -> Verdicts:
             if not len(picked):
                 continue
             cards = _card_keys(rows, picked, root)
-            messages = load_messages(cards.rows) if is_load else cards.rows[:, _PURCHASE]
+            messages = load_messages(taken(rows, cards.order)) if is_load else taken(rows[:, _PURCHASE], cards.order)
             macs = suite_of(root.id.suite).tac_macs(cards.keys, cards.lane_key, messages)
             # A TAC is 4 bytes, and the field's other 4 are zeros: all 8 are compared.
-            good = number(macs) << np.uint64(32) == number(part(cards.rows, "cryptogram"))
+            good = number(macs) << np.uint64(32) == number(taken(part(rows, "cryptogram"), cards.order))
             verdicts[cards.order] = np.where(good, OK, BAD)
     return verdicts
 
@@ -66,7 +69,7 @@ def act_verdicts(
             continue
         cards = _card_keys(rows, chosen, root)
         macs = suite_of(root.id.suite).act_macs(cards.keys, cards.lane_key, digests[cards.order])
-        good = number(macs) == number(part(cards.rows, "cryptogram"))
+        good = number(macs) == number(taken(part(rows, "cryptogram"), cards.order))
         verdicts[cards.order] = np.where(good, OK, BAD)
     return verdicts
 
@@ -80,12 +83,12 @@ def seals_hold(rows: Octets, root: RootKey) -> NDArray[np.bool_]:
         return sealed
     terminals = number(part(rows, "terminal_number"))[chosen]
     order, lane_key, first = _sorted_runs(terminals)
-    factors = terminals[order][first].astype(">u8").view(np.uint8).reshape(-1, 8)
+    factors = octets_of(terminals[order[first]])
     # The second derivation happens inside each PSAM, under a key of its own: lanes again, of one block.
     issued = sm4_lanes.schedule(root.psams(factors))
     inner = sm4_lanes.cbc_mac(issued, np.concatenate((factors, ~factors), axis=1))
     lanes = chosen[order]
-    sealed[lanes] = number(sm4_macs(inner, lane_key, take_rows(rows, lanes)[:, :SEALED_BYTES], 8)) == claimed[lanes]
+    sealed[lanes] = number(sm4_macs(inner, lane_key, taken(rows[:, :SEALED_BYTES], lanes), 8)) == claimed[lanes]
     return sealed
 
 
@@ -110,32 +113,24 @@ def load_messages(rows: Octets) -> Octets:
 
 @dataclass(frozen=True, slots=True)
 class _CardKeys:
-    """Records brought into the order of their cards: where each stood, the records, the place of its card's key,
-    and the keys."""
+    """Records brought into the order of their cards: where each stood, the place of its card's key, and the keys."""
 
     order: Lanes
-    rows: Octets
     lane_key: Lanes
     keys: Octets
 
 
 def _card_keys(rows: Octets, chosen: Lanes, root: RootKey) -> _CardKeys:
     """Two levels of the tree: an issuer's key is derived once, the keys of all its cards in one call."""
-    places, lane_key, first = _sorted_runs(number(rows[chosen, _CARD_FACTOR]), number(part(rows, "issuer")[chosen]))
-    order = chosen[places]
-    ordered = take_rows(rows, order)
-    owners = ordered[first]
-    issuers = number(part(owners, "issuer"))
+    factors, issuers = (number(columns)[chosen] for columns in (rows[:, _CARD_FACTOR], part(rows, "issuer")))
+    places, lane_key, first = _sorted_runs(factors, issuers)
+    owners = places[first]
+    cards, issuers = octets_of(factors[owners]), issuers[owners]
     keys = np.empty((len(owners), 16), np.uint8)
     for issuer in np.unique(issuers):
         own = np.flatnonzero(issuers == issuer)
-        keys[own] = root.cards(int(issuer).to_bytes(4, "big"), owners[own, _CARD_FACTOR])
-    return _CardKeys(order, ordered, lane_key, keys)
-
-
-def take_rows(rows: Octets, places: Lanes) -> Octets:
-    """Whole records at these places, each moved as one item, which is several times faster than byte by byte."""
-    return rows.view(f"V{RECORD_BYTES}").ravel().take(places).view(np.uint8).reshape(-1, RECORD_BYTES)
+        keys[own] = root.cards(int(issuer).to_bytes(4, "big"), cards[own])
+    return _CardKeys(chosen[places], lane_key, keys)
 
 
 def _sorted_runs(values: NDArray[np.uint64], *also: NDArray[np.uint64]) -> tuple[Lanes, Lanes, Lanes]:
@@ -154,10 +149,12 @@ def _sorted_runs(values: NDArray[np.uint64], *also: NDArray[np.uint64]) -> tuple
 
 def _by_selector(rows: Octets, wanted: NDArray[np.bool_]) -> Sequence[tuple[Selector, Lanes]]:
     """The wanted records grouped by (suite, key version, application)."""
-    columns = [part(rows, name)[:, 0].astype(np.uint32) for name in ("suite", "key_version", "purse")]
-    code = columns[0] << np.uint32(16) | columns[1] << np.uint32(8) | columns[2]
-    groups = []
-    for value in np.unique(code[wanted]).tolist():
-        selector = (value >> 16, value >> 8 & 0xFF, value & 0xFF)
-        groups.append((selector, np.flatnonzero(wanted & (code == value))))
+    code = number(rows[:, :8]) & _CODE
+    groups, left = [], wanted.copy()
+    while left.any():
+        value = int(code[left.argmax()])
+        suite, key_version, purse = (value >> shift & 0xFF for shift in _CODE_SHIFTS)
+        chosen = left & (code == value)
+        groups.append(((suite, key_version, purse), np.flatnonzero(chosen)))
+        left ^= chosen
     return groups

@@ -108,10 +108,19 @@ def _box_table(field: int) -> U64:
 
 
 def _initial_tables(half: int) -> list[U64]:
-    """Per byte of a block: its contribution to the expanded left (0) or right (1) half after IP."""
+    """Per two bytes of a block: their contribution to the expanded left (0) or right (1) half after IP.
+
+    Each half has every second bit of a byte. So the bits of one byte fill the gaps between those of the next, and the
+    eight of both are one index: bit `place` of it is the second byte's own, or that of the first beside it.
+    """
     outputs = _IP[32 * half : 32 * half + 32]
     masks = {source: _expanded(place + 1) for place, source in enumerate(outputs)}
-    return [_linear([masks.get(8 * octet + bit + 1, 0) for bit in range(8)]) for octet in range(8)]
+
+    def source(pair: int, place: int) -> int:
+        own = place % 2 == half
+        return 16 * pair + (16 - place if own else 8 - place + (1 if half == 0 else -1))
+
+    return [_linear([masks[source(pair, place)] for place in range(7, -1, -1)]) for pair in range(4)]
 
 
 def _final_tables(half: int) -> list[U64]:
@@ -140,8 +149,12 @@ _BOXES = [_box_table(field) for field in range(4)]
 _INITIAL = (_initial_tables(0), _initial_tables(1))
 _FINAL = (_final_tables(0), _final_tables(1))
 _SCHEDULE = _schedule_tables()
+# The bits of a half in every byte, and how far they move into the gaps of the next.
+_EVERY_SECOND = (np.uint64(0x5555555555555555), np.uint64(0xAAAAAAAAAAAAAAAA))
+_INTO_THE_GAPS = (np.uint64(7), np.uint64(9))
 # Where field 0..3 of a uint64 lies among its 16-bit words in memory.
 _WORDS = (0, 1, 2, 3) if sys.byteorder == "little" else (3, 2, 1, 0)
+_LOW = 0 if sys.byteorder == "little" else 1
 
 Schedule = list[U64]
 """Sixteen round keys, each one value per lane."""
@@ -167,17 +180,19 @@ class _State:
         self.left, self.right = np.zeros(lanes, np.uint64), np.zeros(lanes, np.uint64)
         self._value = np.empty(lanes, np.uint64)
         self._mixed = np.empty(lanes, np.uint64)
-        self._index = np.empty(lanes, np.intp)
-        words = self._mixed.view(np.uint16)
+        words, octets = self._mixed.view(np.uint16), self._mixed.view(np.uint8)
         self._fields = [words[word::4] for word in _WORDS]
+        self._pairs = [octets[2 * word + _LOW :: 8] for word in reversed(_WORDS)]
 
-    def absorb(self, block: Octets) -> None:
-        """XOR the initial permutation of a block (n, 8)."""
-        for octet in range(8):
-            np.copyto(self._index, block[:, octet])
-            for half, tables in ((self.left, _INITIAL[0]), (self.right, _INITIAL[1])):
-                tables[octet].take(self._index, out=self._value, mode="clip")
-                np.bitwise_xor(half, self._value, out=half)
+    def absorb(self, block: U64) -> None:
+        """XOR the initial permutation of a block, a big-endian number a lane."""
+        for half, state in enumerate((self.left, self.right)):
+            np.bitwise_and(block, _EVERY_SECOND[half], out=self._mixed)
+            np.right_shift(self._mixed, _INTO_THE_GAPS[half], out=self._value)
+            np.bitwise_or(self._mixed, self._value, out=self._mixed)
+            for pair, table in zip(self._pairs, _INITIAL[half], strict=True):
+                table.take(pair, out=self._value, mode="clip")
+                np.bitwise_xor(state, self._value, out=state)
 
     def encrypt(self, round_keys: Sequence[U64]) -> None:
         """Sixteen rounds and the last exchange of halves; with the keys reversed, decryption."""
@@ -185,8 +200,7 @@ class _State:
         for key in round_keys:
             np.bitwise_xor(right, key, out=self._mixed)
             for field, table in zip(self._fields, _BOXES, strict=True):
-                np.copyto(self._index, field)
-                table.take(self._index, out=self._value, mode="clip")
+                table.take(field, out=self._value, mode="clip")
                 np.bitwise_xor(left, self._value, out=left)
             left, right = right, left
         self.left, self.right = right, left
@@ -210,8 +224,8 @@ def cbc_mac(
     (ISO/IEC 9797-1 algorithm 3).
     """
     state = _State(len(message))
-    for start in range(0, message.shape[1], 8):
-        state.absorb(message[:, start : start + 8])
+    for block in np.ascontiguousarray(message).view(">u8").T:
+        state.absorb(block.astype(np.uint64))
         state.encrypt(round_keys)
     if finish is not None:
         state.encrypt(finish[0][::-1])

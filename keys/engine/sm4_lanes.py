@@ -53,15 +53,13 @@ class _Mixer:
 
     def __init__(self, lanes: int) -> None:
         self.mixed = np.empty(lanes, np.uint32)
-        self._index = np.empty(lanes, np.intp)
         self._value = np.empty(lanes, np.uint32)
         halves = self.mixed.view(np.uint16)
         self._high, self._low = halves[_HIGH::2], halves[_LOW::2]
 
     def step(self, word: U32, tables: tuple[U32, U32]) -> None:
         for half, table in ((self._high, tables[0]), (self._low, tables[1])):
-            np.copyto(self._index, half)
-            table.take(self._index, out=self._value, mode="clip")
+            table.take(half, out=self._value, mode="clip")
             np.bitwise_xor(word, self._value, out=word)
 
 
