@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC
 
 import pytest
 import pytest_asyncio
@@ -239,6 +240,20 @@ async def test_load_in_doubt_is_committed_by_the_next_tap(house: ClearingSide) -
         D2,
     )
     assert {row["cause"]: row["fen"] for row in causes} == {"batch": 500, "close": -500}
+
+
+async def test_a_load_decided_by_a_late_close_stays_on_record(house: ClearingSide) -> None:
+    """Closes that lag behind see tomorrow's tap too: what the first of them decides is a case of the next ones as well,
+    although the load's own date is still to come."""
+    await house.load(A, 0, 1000, 0, at("03-02 07:00"))
+    await house.tap(A, 0, 200, 1000, at("03-02 08:00"))
+    await house.load(A, 1, 500, 800, at("03-04 09:00"), proven=False)
+    await house.tap(A, 1, 200, 1300, at("03-04 10:00"))
+    late = StoppedClock(at("03-05 08:00").astimezone(UTC))
+    for day in (D1, D2):
+        await close(house.pool, day, late)
+        assert (await house.cases())["load-in-doubt", f"{A.hex()}/1/1"] == (500, D1, D1, "committed", "issuer")
+        assert [check for check in await verify(house.pool) if not check.ok] == []
 
 
 async def test_load_in_doubt_is_reversed_when_the_value_never_came(house: ClearingSide) -> None:

@@ -189,8 +189,9 @@ def _load_findings(loads: Iterable[StoredRow], day: date, calendar: Calendar) ->
     # Tries under one online counter are one case: of the one that was committed, else of the last that is undecided.
     told: dict[str, StoredRow] = {}
     for load in sorted(loads, key=lambda load: (_DECIDED[load["state"]], load["authorised_at"])):
-        # A load that this very close decided is on record even when it was authorised after the cut-off.
-        if calendar.business_date(load["authorised_at"]) <= day or load["settled_on"] == day:
+        # A load that a close has decided is on record even when it was authorised after that close's cut-off.
+        decided = load["settled_on"] is not None and load["settled_on"] <= day
+        if decided or calendar.business_date(load["authorised_at"]) <= day:
             told[f"{load['card'].hex()}/{load['purse']}/{load['counter']}"] = load
     for subject, load in told.items():
         resolution = load["state"] if load["state"] != "authorised" else None
