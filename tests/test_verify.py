@@ -199,6 +199,17 @@ async def test_what_no_close_has_seen_is_not_judged(database: str) -> None:
         assert CASES in await caught(side, "DELETE FROM case_file WHERE kind = 'operator-total'")
 
 
+async def test_before_the_first_close_nothing_of_it_is_missed(database: str) -> None:
+    """The second load shows that the first got through: the first close will post it, and its case."""
+    async with clearing_side(database) as side:
+        await side.load(A, 0, 1000, 0, at("03-02 07:00"), proven=False)
+        await side.load(A, 1, 500, 1000, at("03-02 09:00"), proven=False)
+        assert await failing(side) == set()
+        await side.close()
+        assert await failing(side) == set()
+        assert (await side.cases())["load-in-doubt", f"{A.hex()}/1/0"][3] == "committed"
+
+
 async def test_guards_that_are_off_gone_or_hollow_are_noticed(database: str) -> None:
     async with clearing_side(database) as side:
         assert await failing(side) == set()

@@ -170,11 +170,12 @@ CHECKS = {
 # Cards of which something is known that no close has seen: the next close will judge them.
 UNSEEN = """
     CREATE TEMP TABLE unseen ON COMMIT DROP AS
-    WITH last AS (SELECT coalesce(max(last_batch), 0) AS batch, max(date) AS date, max(closed_at) AS at FROM closing)
+    WITH last AS (SELECT coalesce(max(last_batch), 0) AS batch, coalesce(max(date), '-infinity') AS date,
+                         coalesce(max(closed_at), '-infinity') AS at FROM closing)
     SELECT card FROM fact, last WHERE batch_id > batch
     UNION SELECT card FROM exhibit, last WHERE taken_up_at >= at
     UNION SELECT card FROM exhibit, last WHERE state = 'conflict' AND sealed AND batch_id > batch
-    UNION SELECT card FROM record_event, last WHERE kind = 'adopted' AND (last.date IS NULL OR on_date > last.date)
+    UNION SELECT card FROM record_event, last WHERE kind = 'adopted' AND on_date > last.date
     UNION SELECT card FROM load_order, last WHERE authorised_at >= at
     UNION SELECT old FROM replacement, last WHERE made_at >= at"""
 # Their subjects, as the targets of a close begin.
