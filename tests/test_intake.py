@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cardcore.record import Kind, TapRecord
+from clearing.close.command import close
 from clearing.intake import Verifiers, retake
 from clearing.registry import parse_registry, take
 from clearing.verify import verify
@@ -193,6 +194,27 @@ async def test_retake_when_keys_and_registry_have_grown(database: str, tmp_path:
         assert [check for check in await verify(poor.pool) if not check.ok] == []
         accounts = await poor.accounts()
         assert (accounts["purse/float:1"], accounts["transit/pending_payable:101"]) == (400, -400)
+
+
+async def test_a_total_that_a_retake_changes_waits_for_the_next_close(open_house: House) -> None:
+    """A foreign city that is registered later: its ride counts as received from the retake on."""
+    await open_house.upload(1, [debit(1), debit(2, issuer="02317960")])
+    await open_house.pool.execute("INSERT INTO declared_total VALUES (101, 1, '2026-03-02', 2, 400)")
+
+    async def closed() -> tuple[int, str | None]:
+        open_house.clock.instant += timedelta(days=1)
+        await close(open_house.pool, None, open_house.clock)
+        return tuple(await open_house.pool.fetchrow("SELECT amount_fen, resolution FROM case_file WHERE kind = $1",
+                                                    "operator-total"))  # fmt: skip
+
+    assert await closed() == (-200, None)
+    more = {"issuers": [{"code": "02317960", "name": "new", "own": False}]}
+    async with open_house.pool.acquire() as connection:
+        await take(connection, parse_registry(json.dumps(registry_document() | more)))
+    await retake(open_house.pool, Verifiers.of(open_house.store), open_house.clock)
+    assert [check for check in await verify(open_house.pool) if not check.ok] == []
+    assert await closed() == (-200, "equal")
+    assert [check for check in await verify(open_house.pool) if not check.ok] == []
 
 
 def _stream(seed: int) -> list[TapRecord]:

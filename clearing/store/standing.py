@@ -12,9 +12,10 @@ import asyncpg
 from clearing.store import ask
 from clearing.store.claims import record_subject, sector_label
 
-# Which close first saw a batch, or an instant; 'infinity' if none has.
+# Which close first saw a batch, an instant, or what fell to an open date; 'infinity' if none has.
 _SAW_BATCH = "coalesce((SELECT min(date) FROM closing WHERE last_batch >= {}), 'infinity')"
 _SAW_INSTANT = "coalesce((SELECT min(date) FROM closing WHERE closed_at > {}), 'infinity')"
+_SAW_DATE = "coalesce((SELECT min(date) FROM closing WHERE date >= {}), 'infinity')"
 # When something last came of each card.
 _CARD = f"""
     CREATE TEMP TABLE card_moved ON COMMIT DROP AS
@@ -23,8 +24,7 @@ _CARD = f"""
         UNION ALL SELECT card, {_SAW_BATCH.format("max(batch_id)")} FROM exhibit GROUP BY card
         UNION ALL SELECT card, {_SAW_INSTANT.format("max(taken_up_at)")} FROM exhibit WHERE taken_up_at IS NOT NULL
                   GROUP BY card
-        UNION ALL SELECT card, coalesce((SELECT min(date) FROM closing WHERE date >= max(on_date)), 'infinity')
-                  FROM record_event WHERE kind = 'adopted' GROUP BY card
+        UNION ALL SELECT card, {_SAW_DATE.format("max(on_date)")} FROM record_event WHERE kind = 'adopted' GROUP BY card
         UNION ALL SELECT card, {_SAW_INSTANT.format("max(authorised_at)")} FROM load_order
                   WHERE authorised_at IS NOT NULL GROUP BY card
         UNION ALL SELECT old, {_SAW_INSTANT.format("made_at")} FROM replacement) AS moved GROUP BY card"""
@@ -34,6 +34,8 @@ _TERMINAL = f"""
         SELECT terminal, {_SAW_BATCH.format("max(batch_id)")} AS seen FROM batch GROUP BY terminal
         UNION ALL SELECT terminal, {_SAW_INSTANT.format("max(received_at)")} FROM batch_conflict GROUP BY terminal
         UNION ALL SELECT terminal, {_SAW_INSTANT.format("max(taken_up_at)")} FROM exhibit WHERE taken_up_at IS NOT NULL
+                  GROUP BY terminal
+        UNION ALL SELECT terminal, {_SAW_DATE.format("max(post_date)")} FROM exhibit WHERE retaken
                   GROUP BY terminal) AS moved GROUP BY terminal"""
 # The card of each number of a record. A retake leaves no date where it only gives another code: those are left out.
 _NAMED = f"""
