@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check --quiet install --require-hashes
 ARGS   ?=
 
-.PHONY: help demo test lint bench mutants fuzz oracles machine soak lock clean
+.PHONY: help demo test lint bench mutants fuzz oracles machine walk soak lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,9 @@ oracles: $(VENV)/test ## every cryptogram against strangers' libraries (ARGS="--
 
 machine: $(VENV)/test ## card, terminal and flows in any order of acts, against models (ARGS="--steps 100000")
 	@$(BIN)/python -m tests.machines $(ARGS)
+
+walk: $(VENV)/test ## a clearing house to which anything comes in any order (WALKS=100 WALK_STEPS=400)
+	@WALKS=$${WALKS:-100} WALK_STEPS=$${WALK_STEPS:-400} $(BIN)/python -m pytest tests/test_clearing_walk.py
 
 soak: $(VENV)/test ## a long day at a reader on pcscd (ARGS="--taps 10000 --reconnects 1000")
 	@$(BIN)/python -m tests.reader_soak $(ARGS)
