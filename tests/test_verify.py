@@ -210,6 +210,25 @@ async def test_before_the_first_close_nothing_of_it_is_missed(database: str) -> 
         assert (await side.cases())["load-in-doubt", f"{A.hex()}/1/0"][3] == "committed"
 
 
+async def test_a_fork_is_gone_when_a_sealed_copy_says_another_counter(database: str) -> None:
+    """The copy was said first, so it counts: the fork was right when it was found, and nothing forks any more."""
+    async with clearing_side(database) as side:
+        await side.load(A, 0, 1000, 0, at("03-02 07:00"))
+        await side.tap(A, 0, 200, 1000, at("03-02 08:00"))
+        twin = await side.tap(A, 0, 100, 1000, at("03-02 09:00"), terminal=SHOP, sequence=50)
+        await side.close()
+        assert (await side.cases())["fork", f"{A.hex()}/1/0/0"][0] == 300
+        copy = resealed(replace(twin, counter=1, balance_before_fen=800, sequence=1))
+        await side.exhibit(copy, at("03-02 09:00"), "conflict", "conflict")
+        assert await failing(side) == set()
+        await side.close()
+        assert await failing(side) == set()
+        assert CASES in await caught(
+            side, "UPDATE case_file SET subject = replace(subject, '/1/0/0', '/1/0/7'), opened = '2026-03-04' "
+            "WHERE kind = 'fork'"
+        )  # fmt: skip
+
+
 async def test_guards_that_are_off_gone_or_hollow_are_noticed(database: str) -> None:
     async with clearing_side(database) as side:
         assert await failing(side) == set()

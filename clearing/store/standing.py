@@ -62,6 +62,10 @@ _MOVED = """
          ELSE (SELECT seen FROM named WHERE named.subject = both_sides.subject) END""".format(
     imported=_SAW_INSTANT.format("imported_at"), sector=sector_label("t.sector")
 )
+# A sealed copy that came later may say another counter of a tap, and be the one that counts: nothing forks then.
+_RENUMBERED = f"""EXISTS (
+            SELECT FROM exhibit x WHERE x.card = decode(left(subject, 20), 'hex') AND x.state = 'conflict' AND x.sealed
+            AND {_SAW_BATCH.format("x.batch_id")} > opened)"""
 _COMPARED = f"""
     WITH due AS (
         SELECT DISTINCT ON (kind, subject) kind, subject, amount_fen, resolution FROM finding
@@ -77,6 +81,7 @@ _COMPARED = f"""
         WHEN moved = 'infinity' THEN NULL
         WHEN NOT stands THEN 'is no case'
         WHEN NOT is_due AND by_itself AND resolved IS NULL THEN 'has no reason to stand'
+        WHEN NOT is_due AND kind = 'fork' AND {_RENUMBERED} THEN NULL
         WHEN NOT is_due AND kind IN ('fork', 'conflict', 'batch-conflict', 'business-date') THEN 'has lost its reason'
         WHEN NOT is_due AND kind = 'operator-total' THEN NULL
         WHEN NOT is_due AND (moved > opened) IS NOT TRUE THEN 'never had a reason'
