@@ -37,7 +37,7 @@ MUTANTS = (
         "the four bytes of a debit's TAC are compared in the wrong order (rule 1)",
         "keys/engine/bulk.py",
         "good = number(macs) << np.uint64(32) ==",
-        "good = number(macs if is_load else macs[:, ::-1]) << np.uint64(32) ==",
+        "good = number(macs if is_load else macs[:, ::-1].copy()) << np.uint64(32) ==",
     ),
     Mutant(
         "tac-of-loads-over-other-bytes",
