@@ -114,12 +114,13 @@ def test_moments_are_those_of_the_calendar(packed: bytes) -> None:
 @settings(max_examples=200, deadline=None)
 @given(
     st.datetimes(datetime(1990, 1, 1), datetime(2040, 1, 1)),
-    st.sampled_from(["Asia/Shanghai", "Europe/Berlin", "America/St_Johns"]),
+    st.sampled_from(["Asia/Shanghai", "Europe/Berlin", "Asia/Kolkata"]),
     st.integers(0, 23),
 )
 def test_origin_dates_are_local_dates_of_the_instant_less_the_cut_off(moment: datetime, zone: str, hour: int) -> None:
     cut_off = CutOff(date(1980, 1, 1), ZoneInfo(zone), datetime(2000, 1, 1, hour).time())
-    moment = moment.replace(microsecond=0)
+    # A card's moment does not say which of two equal hours it means: the first.
+    moment = moment.replace(microsecond=0, fold=0)
     wall = np.array([(moment - datetime(2000, 1, 1)) // timedelta(microseconds=1)])
     instants, origins = Calendar([cut_off]).resolve(wall)
     instant = moment.replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
