@@ -6,6 +6,7 @@ wanted=(
     gcc libpcsclite-dev         # pyscard has no Linux wheel and is built
     softhsm2                    # a token for the PKCS#11 key store
     opensc pcsc-tools           # strangers' programs that look at our card
+    hledger                     # a stranger's double entry over our books
 )
 python="${PYTHON:-python3}"
 "$python" -c 'import sysconfig, pathlib; raise SystemExit(not (pathlib.Path(sysconfig.get_path("include")) / "Python.h").exists())' \

@@ -1,11 +1,13 @@
 """`onecard demo` as its user runs it: two days that prove themselves, and can be proved again from what they left."""
 
+import csv
 import hashlib
 import json
 import os
 import re
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,13 @@ from tests.demo_side import Demo, Town, demo, fetch, onecard, refused, until
 
 TOWN = Town(cards=60, debits=500, seed=7)
 SECTORS = {"transit", "social", "smallpay", "utility", "medical"}
+# Where the books owe an operator what a class of its statement says.
+OWED = {
+    "stored value": "payable",
+    "treasury subsidy": "subsidy_payable",
+    "insurance fund": "fund_payable",
+    "personal medical account": "account_payable",
+}
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +97,46 @@ def test_the_nets_are_those_of_the_statements(first: Demo) -> None:
     assert {key: fen for key, fen in told.items() if fen} == {
         key: fen for key, fen in nets.items() if key[1].isdecimal() and fen
     }
+
+
+def test_hledger_reads_the_statements_in_the_books(first: Demo) -> None:
+    """A program of others, which knows double entry and nothing of us: per date, what an operator is owed and gets."""
+    journal = _journal(first)
+    for statement in sorted(first.out.glob("statements/*/[0-9]*.json")):
+        day, operator = statement.parent.name, int(statement.stem)
+        lines = json.loads(statement.read_text(encoding="utf-8"))["lines"]
+        told = {f"{line['sector']}:{OWED[line['class']]}:{operator}": -line["net_fen"] for line in lines}
+        accounts = [f"^[a-z]+:{account}:{operator}$" for account in OWED.values()]
+        owed = _hledger(journal, "balance", f"date:{day}", *accounts)
+        assert owed == {account: fen for account, fen in told.items() if fen}
+
+
+def test_hledger_refuses_books_that_are_a_fen_out(first: Demo) -> None:
+    journal = _journal(first)
+    assert _hledger(journal, "balance", "^nowhere$") == {}
+    forged = re.sub(r"(\d+) fen", lambda found: f"{int(found[1]) + 1} fen", journal, count=1)
+    with pytest.raises(AssertionError, match="could not balance"):
+        _hledger(forged, "balance")
+
+
+def _journal(played: Demo) -> str:
+    """books.jsonl as hledger has it: one transaction per date, ledger and rule."""
+    transactions: dict[str, list[str]] = {}
+    for text in (played.out / "books.jsonl").read_text(encoding="utf-8").splitlines():
+        line = json.loads(text)
+        if "date" in line:
+            posting = f"  {line['ledger']}:{line['account']}  {line['debit_fen'] - line['credit_fen']} fen"
+            transactions.setdefault(f"{line['date']} {line['ledger']} {line['rule']}", []).append(posting)
+    return "\n".join("\n".join((head, *postings, "")) for head, postings in sorted(transactions.items()))
+
+
+def _hledger(journal: str, *arguments: str) -> dict[str, int]:
+    """Fen by account, those of zero left out."""
+    command = ["hledger", "-f", "-", *arguments, "--flat", "--no-total", "-O", "csv"]
+    done = subprocess.run(command, input=journal, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.reader(done.stdout.splitlines()))[1:]
+    return {account: int(balance.removesuffix(" fen")) for account, balance in rows}
 
 
 def test_everything_that_a_stranger_needs_is_there(first: Demo) -> None:
