@@ -7,21 +7,20 @@ in (`Opening`); `readers.pcsc.metro` opens those of a gate.
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from cardcore.apdu import ResponseApdu
 from cardcore.authority import CardIdentity
 from cardcore.card_map import card_factor, city_factor
 from cardcore.commands import DebitPurchase, InitComposite, InitPurchase, PurchaseInitialisation, UpdateComposite
 from cardcore.commands.psam import CreditSam, InitSamPurchase
 from cardcore.commands.purse import TransactionType
 from cardcore.errors import CardError, ReaderError
-from cardcore.purse import Committed, Evidence, Outcome, Refused, Unknown, judge
+from cardcore.purse import Committed, Evidence, Outcome, Unknown
 from cardcore.record import Suite
 from cardcore.switches import DEFAULTS, Switches
 from readers.pcsc.anew import anew
 from readers.pcsc.ask import ask, identify
-from readers.pcsc.budget import Budget, OutOfTime, TimedChannel
+from readers.pcsc.budget import Budget, TimedChannel
 from readers.pcsc.channel import Channel
-from readers.pcsc.recovery import recover_debit
+from readers.pcsc.recovery import decide, recover_debit
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,27 +129,14 @@ async def debit_opened_by(
     with budget.at(UpdateComposite.name):
         for record in wanted.records:
             await ask(card, record)
-    with budget.at(DebitPurchase.name):
-        command = DebitPurchase(granted.terminal_transaction, wanted.date, wanted.time, granted.mac1)
-        outcome = await _debited(card, evidence, command)
+    command = DebitPurchase(granted.terminal_transaction, wanted.date, wanted.time, granted.mac1)
+    outcome = await decide(card, evidence, command, budget)
     if isinstance(outcome, Unknown):
         with budget.at("asking the card how it ended"):
             outcome = await recover_debit(card, evidence, wanted.purse, wanted.key_index, identity.card, switches)
     with budget.at(CreditSam.name):
         genuine = await _genuine(psam, outcome)
     return Debit(identity, opened, granted.terminal_transaction, outcome, genuine, budget.ran_out_at)
-
-
-async def _debited(card: Channel, evidence: Evidence, command: DebitPurchase) -> Outcome:
-    reply: ResponseApdu | None
-    try:
-        replies = await card.run([command.apdu()])
-        reply = None if replies.torn else replies.answers[-1]
-    except ReaderError as error:
-        if isinstance(error, OutOfTime) and not error.sent:
-            return Refused(evidence, f"{error}; the card heard nothing of it")
-        reply = None
-    return judge(evidence, command.name, reply)
 
 
 async def _genuine(psam: Channel, outcome: Outcome) -> bool | None:

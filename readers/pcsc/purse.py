@@ -6,20 +6,18 @@ A debit is in `readers.pcsc.debit`, how an Unknown is decided in `readers.pcsc.r
 
 from dataclasses import dataclass, replace
 
-from cardcore.apdu import ResponseApdu
 from cardcore.authority import ActAuthority, ActGrant, ActRequest, CardIdentity, LoadAuthority, LoadGrant, LoadRequest
 from cardcore.card_map import KeyType, act_application, key_id
 from cardcore.commands import CreditLoad, InitLoad, InternalAuthenticate, LoadInitialisation, Select, VerifyPin
 from cardcore.commands.purse import TransactionType
-from cardcore.errors import ReaderError
-from cardcore.purse import Evidence, Outcome, Refused, Unknown, judge
+from cardcore.purse import Evidence, Outcome, Unknown
 from cardcore.record import Sector, Suite
 from cardcore.switches import DEFAULTS, Switches
 from readers.pcsc.anew import anew
 from readers.pcsc.ask import ask, identify
-from readers.pcsc.budget import Budget, OutOfTime, TimedChannel
+from readers.pcsc.budget import Budget, TimedChannel
 from readers.pcsc.channel import Channel
-from readers.pcsc.recovery import recover_load
+from readers.pcsc.recovery import decide, recover_load
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +89,7 @@ async def load(
     evidence = Evidence.of(
         TransactionType.LOAD, opened, amount_fen, till.terminal_number, grant.date, grant.time, grant.mac2
     )
-    with budget.at(CreditLoad.name):
-        outcome = await _credited(timed, evidence, grant)
+    outcome = await decide(timed, evidence, CreditLoad(grant.date, grant.time, grant.mac2), budget)
     if isinstance(outcome, Unknown):
         with budget.at("asking the card how it ended"):
             outcome = await recover_load(timed, evidence, purse, index, pin, identity.card, switches)
@@ -118,19 +115,6 @@ def _request(
         random=opened.random,
         mac1=opened.mac1,
     )
-
-
-async def _credited(channel: Channel, evidence: Evidence, grant: LoadGrant) -> Outcome:
-    """What the answer to CREDIT FOR LOAD says; Unknown when whatever came cannot be told from silence."""
-    reply: ResponseApdu | None
-    try:
-        replies = await channel.run([CreditLoad(grant.date, grant.time, grant.mac2).apdu()])
-        reply = None if replies.torn else replies.answers[-1]
-    except ReaderError as error:
-        if isinstance(error, OutOfTime) and not error.sent:
-            return Refused(evidence, f"{error}; the card heard nothing of it")
-        reply = None
-    return judge(evidence, CreditLoad.name, reply)
 
 
 async def act(

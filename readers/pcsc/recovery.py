@@ -2,13 +2,15 @@
 
 from collections.abc import Awaitable, Callable
 
-from cardcore.commands import GetTransactionProof, InitLoad, InitPurchase, InitUpdate, VerifyPin
+from cardcore.apdu import ResponseApdu
+from cardcore.commands import Command, GetTransactionProof, InitLoad, InitPurchase, InitUpdate, VerifyPin
 from cardcore.commands.purse import TransactionProof, TransactionType
 from cardcore.errors import CardError, FormatError, ReaderError
-from cardcore.purse import Committed, CounterSeen, Evidence, Outcome, Refused, Unknown, resolve
+from cardcore.purse import Committed, CounterSeen, Evidence, Outcome, Refused, Unknown, judge, resolve
 from cardcore.status import NOT_AVAILABLE
 from cardcore.switches import DEFAULTS, Switches
 from readers.pcsc.ask import ask, common_data, read_log
+from readers.pcsc.budget import Budget, OutOfTime
 from readers.pcsc.channel import Channel
 
 _WORDS = {
@@ -18,6 +20,24 @@ _WORDS = {
     TransactionType.OVERDRAFT: "change of the allowance",
 }
 Counter = Callable[[], Awaitable[CounterSeen]]
+
+
+async def decide(channel: Channel, evidence: Evidence, command: Command[object], budget: Budget) -> Outcome:
+    """Send the one command that moves value or an allowance, and tell by its answer how that ended.
+
+    Refused also when the time was gone before it was sent; Unknown when whatever came cannot be told from silence.
+    """
+    reply: ResponseApdu | None = None
+    with budget.at(command.name):
+        try:
+            replies = await channel.run([command.apdu()])
+            reply = None if replies.torn else replies.answers[-1]
+        except OutOfTime as error:
+            if not error.sent:
+                return Refused(evidence, f"{error}; the card heard nothing of it")
+        except ReaderError:
+            pass
+        return judge(evidence, command.name, reply)
 
 
 async def recover_load(

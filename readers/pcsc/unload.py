@@ -6,21 +6,20 @@ of the card (`outcome`) and of its proof (`confirmed`), and only `payable` is bo
 
 from dataclasses import dataclass, replace
 
-from cardcore.apdu import ResponseApdu
 from cardcore.authority import CardIdentity, UnloadAuthority, UnloadGrant, UnloadRequest
 from cardcore.card_map import KeyType, key_id
 from cardcore.commands import DebitUnload, InitUnload, LoadInitialisation, VerifyPin
 from cardcore.commands.purse import TransactionType
 from cardcore.errors import CardError, FormatError, OnecardError, ReaderError, RefusedError
-from cardcore.purse import Committed, Evidence, Outcome, Refused, Unknown, judge
+from cardcore.purse import Committed, Evidence, Outcome, Unknown
 from cardcore.record import Suite
 from cardcore.switches import DEFAULTS, Switches
 from readers.pcsc.anew import anew
 from readers.pcsc.ask import ask, identify
-from readers.pcsc.budget import Budget, OutOfTime, TimedChannel
+from readers.pcsc.budget import Budget, TimedChannel
 from readers.pcsc.channel import Channel
 from readers.pcsc.purse import Till
-from readers.pcsc.recovery import find_out
+from readers.pcsc.recovery import decide, find_out
 
 _CONFIRMING = "the desk's word on MAC3"
 
@@ -94,8 +93,8 @@ async def unload(
         session_key=switches.sm4_session_key,
     )
     grant = await budget.wait("the desk's answer", authority.authorise_unload(request))
-    with budget.at(DebitUnload.name):
-        outcome = await _debited(timed, _evidence(request, grant), grant)
+    command = DebitUnload(grant.date, grant.time, grant.mac2)
+    outcome = await decide(timed, _evidence(request, grant), command, budget)
     done = await _confirmed(authority, Unload(request, grant, outcome), budget)
     return await _asked(timed, authority, done, pin, budget, switches)
 
@@ -119,19 +118,6 @@ async def settle(
     if done.confirmed is None:
         done = await _confirmed(authority, done, budget)
     return await _asked(TimedChannel(channel, budget), authority, done, pin, budget, switches)
-
-
-async def _debited(channel: Channel, evidence: Evidence, grant: UnloadGrant) -> Outcome:
-    """What the answer to DEBIT FOR UNLOAD says; Unknown when whatever came cannot be told from silence."""
-    reply: ResponseApdu | None
-    try:
-        replies = await channel.run([DebitUnload(grant.date, grant.time, grant.mac2).apdu()])
-        reply = None if replies.torn else replies.answers[-1]
-    except ReaderError as error:
-        if isinstance(error, OutOfTime) and not error.sent:
-            return Refused(evidence, f"{error}; the card heard nothing of it")
-        reply = None
-    return judge(evidence, DebitUnload.name, reply)
 
 
 async def _asked(

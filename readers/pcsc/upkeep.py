@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from cardcore.apdu import ResponseApdu
 from cardcore.authority import (
     CardIdentity,
     OverdraftProof,
@@ -16,14 +15,14 @@ from cardcore.commands import GetChallenge, InitUpdate, UpdateOverdraft
 from cardcore.commands.pin import UnblockPin, unblock_head
 from cardcore.commands.purse import UpdateInitialisation
 from cardcore.errors import CardError, FormatError, OnecardError, ReaderError, RefusedError
-from cardcore.purse import Committed, Evidence, Outcome, Refused, Unknown, judge
+from cardcore.purse import Committed, Evidence, Outcome, Unknown
 from cardcore.record import Suite
 from cardcore.switches import DEFAULTS, Switches
 from readers.pcsc.anew import anew
 from readers.pcsc.ask import ask, identify
-from readers.pcsc.budget import Budget, OutOfTime, TimedChannel
+from readers.pcsc.budget import Budget, TimedChannel
 from readers.pcsc.channel import Channel
-from readers.pcsc.recovery import find_allowance
+from readers.pcsc.recovery import decide, find_allowance
 
 _CHALLENGE_BYTES = 4
 
@@ -94,8 +93,7 @@ async def set_allowance(
     )
     mac2 = await budget.wait("the desk's answer", authority.set_overdraft(request))
     evidence = Evidence.of_allowance(opened, limit_fen, terminal_number, *moment, mac2)
-    with budget.at(UpdateOverdraft.name):
-        outcome = await _updated(timed, evidence, UpdateOverdraft(limit_fen, *moment, mac2))
+    outcome = await decide(timed, evidence, UpdateOverdraft(limit_fen, *moment, mac2), budget)
     if isinstance(outcome, Unknown):
         with budget.at("asking the card how it ended"):
             outcome = await _found(timed, evidence, purse, index, identity.card, switches)
@@ -133,18 +131,6 @@ async def unblock_pin(
     command = await budget.wait("the desk's answer", asked)
     with budget.at(UnblockPin.name):
         await ask(timed, UnblockPin(command))
-
-
-async def _updated(channel: Channel, evidence: Evidence, command: UpdateOverdraft) -> Outcome:
-    reply: ResponseApdu | None
-    try:
-        replies = await channel.run([command.apdu()])
-        reply = None if replies.torn else replies.answers[-1]
-    except ReaderError as error:
-        if isinstance(error, OutOfTime) and not error.sent:
-            return Refused(evidence, f"{error}; the card heard nothing of it")
-        reply = None
-    return judge(evidence, command.name, reply)
 
 
 async def _found(
