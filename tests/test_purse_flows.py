@@ -196,6 +196,35 @@ async def test_card_gone(store: EmbeddedStore, tmp_path: Path, point: TearPoint,
     assert channel.card.purses()[1].balance_fen == fen
 
 
+class Vanishing(Fragile):
+    """A reader that is unplugged at the next CREDIT FOR LOAD, `heard` by the card or not."""
+
+    def __init__(self, card: SoftwareCard, heard: bool) -> None:
+        super().__init__(card, returns=False)
+        self.heard = heard
+
+    async def run(self, commands: Sequence[CommandApdu], deadline_s: float = DEADLINE_S) -> Replies:
+        if commands[-1].ins != CREDIT:
+            return await super().run(commands, deadline_s)
+        if self.heard:
+            await super().run(commands, deadline_s)
+        raise ReaderError("the reader is gone")
+
+
+@pytest.mark.parametrize(("heard", "ending"), [(True, Committed), (False, Refused)])
+async def test_a_reader_that_is_gone_tells_nothing(
+    store: EmbeddedStore, tmp_path: Path, heard: bool, ending: type
+) -> None:
+    card = await issued(store, tmp_path)
+    channel = Vanishing(card, heard)
+    done = await load(channel, authoriser(store))
+    assert isinstance(done.outcome, Unknown)
+    assert card.purses()[1].balance_fen == 5000 * heard
+    evidence, serial = done.outcome.evidence, done.identity.card
+    outcome = await recovery.recover_load(DirectChannel(card), evidence, 1, done.key_index, PIN, serial)
+    assert isinstance(outcome, ending)
+
+
 async def test_another_load_came_in_between(store: EmbeddedStore, tmp_path: Path) -> None:
     """The proof is of another load then: the log tells whose, and in the end only the counter has moved on."""
     channel = await start(store, tmp_path)
