@@ -239,6 +239,18 @@ async def test_earlier_epochs_are_asked_for_as_well(open_house: House) -> None:
     assert await box.arm(epoch=2, sequence=0) == (200, "")
 
 
+async def test_only_what_was_sealed_tells_of_what_is_missing(open_house: House) -> None:
+    """A damaged record may name any epoch and sequence; nobody has those below it."""
+    box = await make(open_house)
+    box.records = [debit(1, terminal_transaction=1), debit(2, terminal_transaction=2)]
+    await box.upload(1)
+    strays = [debit(5, epoch=0), debit(4_000, terminal_transaction=3)]
+    await open_house.upload(2, [spoiled(record) for record in strays])
+    assert await box.arm(sequence=2) == (200, "")
+    await open_house.upload(3, [debit(9, terminal_transaction=4)])
+    assert await box.refused(sequence=2) == (409, "records-missing", [[3, 8]]), "it has made more than it says"
+
+
 async def test_a_policy_without_ceilings_is_none(open_house: House) -> None:
     for wrong in ({"count": 0}, {"amount_fen": 0}, {"per_day": 0}, {"gaps": -1}, {"count": 2**31}, {"colour": 1}):
         with pytest.raises(FormatError, match="policies"):

@@ -391,6 +391,19 @@ async def test_a_gate_whose_clock_is_wrong_makes_no_thief_of_its_passenger(house
     assert [check for check in await verify(house.pool) if not check.ok] == []
 
 
+@pytest.mark.parametrize("later_load", [False, True])
+async def test_a_last_tap_by_a_slow_clock_brings_no_load_twice(house: ClearingSide, later_load: bool) -> None:
+    """By the clocks alone the first load lies before the first tap, and behind the last one too."""
+    await house.load(A, 0, 1000, 0, at("03-02 08:00"))
+    await house.tap(A, 0, 200, 1000, at("03-02 08:02"))
+    await house.tap(A, 1, 200, 800, at("03-02 07:59"))
+    if later_load:
+        await house.load(A, 1, 500, 600, at("03-02 08:01"))
+    await house.close()
+    assert await house.cases() == {}
+    assert [check for check in await verify(house.pool) if not check.ok] == []
+
+
 async def test_a_class_counts_from_when_the_registry_took_it(house: ClearingSide) -> None:
     await house.load(B, 0, 1000, 0, at("03-02 07:00"))
     await house.tap(B, 0, 100, 1000, at("03-02 08:00"), full_fare_fen=200, concession=2)

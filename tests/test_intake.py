@@ -288,4 +288,9 @@ async def test_missing_ranges(open_house: House) -> None:
     assert (answer["ack_seq"], answer["missing"]) == (6, [[7, 8]])
     answer = await open_house.upload(3, [debit(number) for number in range(100, 200, 2)])
     assert (len(answer["missing"]), answer["missing"][:3]) == (32, [[7, 8], [10, 99], [101, 101]])
+    # The header's epoch is asked about, though the records are of an earlier one.
+    status, answer = await open_house.put(4, binary([debit(3, epoch=2)], epoch=1))
+    assert (status, answer["ack_seq"], answer["missing"][0]) == (200, 6, [7, 8])
+    status, answer = await open_house.put(5, binary([debit(7)], epoch=3))
+    assert (status, answer["ack_seq"], answer["missing"]) == (200, 0, [])
     assert BUS_PSAM and BUS

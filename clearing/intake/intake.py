@@ -202,6 +202,8 @@ class Intake:
         finally:
             postings = await summing
         seen = await rows.write_ranges(connection, runs)
+        if others := {(batch.terminal, batch.epoch) for batch in batches} - seen.keys():
+            seen |= await rows.read_ranges(connection, others)
         await rows.write_tallies(
             connection,
             [

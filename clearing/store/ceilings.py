@@ -22,6 +22,21 @@ _STORED = f"""
     SELECT {claim("terminal_transaction", "x.record")} FROM batch JOIN exhibit x USING (batch_id)
     WHERE x.terminal = ANY($1::bigint[]) AND batch_id > $2 AND {claim("terminal_number", "x.record")} = $3"""
 
+_HOLES = """
+    SELECT epoch, lower(hole) AS first, upper(hole) - 1 AS last FROM (
+        SELECT epoch, unnest(int8multirange(
+            int8range(1, greatest({highest}, CASE epoch WHEN $2 THEN $3::bigint END, 0) + 1)) - seen) AS hole
+        FROM (SELECT epoch, seen FROM terminal_range WHERE terminal = $1 AND epoch BETWEEN 1 AND $2
+              UNION ALL SELECT $2, int8multirange() WHERE NOT EXISTS (
+                  SELECT FROM terminal_range WHERE terminal = $1 AND epoch = $2)) AS known) AS holes
+    ORDER BY epoch DESC, first LIMIT $4"""
+_BELOW_ANY = _HOLES.format(highest="upper(seen) - 1")
+# A sequence that no seal proves may be anything: asking for all below it would ask for what never was.
+_BELOW_SEALED = _HOLES.format(
+    highest="""(SELECT max(sequence) FROM batch JOIN fact USING (batch_id)
+                WHERE batch.terminal = $1 AND fact.epoch = known.epoch AND sealed)"""
+)
+
 
 async def hold(connection: asyncpg.Connection, psam: bytes) -> None:
     """One asks for a PSAM at a time, until the transaction ends."""
@@ -51,20 +66,11 @@ async def missing_sequences(
     connection: asyncpg.Connection, terminal: int, epoch: int, sequence: int
 ) -> list[tuple[int, int, int]]:
     """What is not stored of a terminal: (epoch, first, last), below `sequence` of its epoch, included, and below the
-    highest that is stored of this and earlier epochs; the first 32."""
-    rows = await connection.fetch(
-        """SELECT epoch, lower(hole) AS first, upper(hole) - 1 AS last FROM (
-               SELECT epoch, unnest(int8multirange(
-                   int8range(1, greatest(upper(seen), CASE epoch WHEN $2 THEN $3 + 1 END))) - seen) AS hole
-               FROM (SELECT epoch, seen FROM terminal_range WHERE terminal = $1 AND epoch <= $2
-                     UNION ALL SELECT $2, '{}' WHERE NOT EXISTS (
-                         SELECT FROM terminal_range WHERE terminal = $1 AND epoch = $2)) AS known) AS holes
-           ORDER BY epoch DESC, first LIMIT $4""",
-        terminal,
-        epoch,
-        sequence,
-        MOST_RANGES,
-    )
+    highest that a seal proves, of this and of earlier epochs; the first 32."""
+    rows = await connection.fetch(_BELOW_ANY, terminal, epoch, sequence, MOST_RANGES)
+    if rows:
+        # Few terminals have any; only theirs are worth a look at every seal.
+        rows = await connection.fetch(_BELOW_SEALED, terminal, epoch, sequence, MOST_RANGES)
     return [(row["epoch"], row["first"], row["last"]) for row in rows]
 
 

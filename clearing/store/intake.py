@@ -1,4 +1,5 @@
 """SQL of intake: what is looked up before a verdict, and what one group's transaction writes."""
+# ruff: noqa: S608 - the texts are made of constants, never of input
 
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
@@ -209,6 +210,24 @@ async def write_security_event(
     )
 
 
+# The first ranges of what was seen of a terminal's epoch: as many as an answer may need.
+_FIRST_RANGES = """terminal, epoch,
+    ARRAY(SELECT lower(run) FROM unnest(seen) AS run LIMIT 34) AS firsts,
+    ARRAY(SELECT upper(run) - 1 FROM unnest(seen) AS run LIMIT 34) AS lasts"""
+
+
+async def read_ranges(
+    connection: asyncpg.Connection, epochs: Iterable[tuple[int, int]]
+) -> dict[tuple[int, int], list[tuple[int, int]]]:
+    """By (terminal, epoch) the first 34 ranges that are seen; an epoch of which nothing was is left out."""
+    rows = await connection.fetch(
+        f"SELECT {_FIRST_RANGES} FROM terminal_range JOIN unnest($1::bigint[], $2::int[]) AS asked (terminal, epoch) "
+        "USING (terminal, epoch)",
+        *zip(*epochs, strict=True),
+    )
+    return _ranges(rows)
+
+
 async def write_ranges(
     connection: asyncpg.Connection, runs: Iterable[tuple[int, int, int, int]]
 ) -> dict[tuple[int, int], list[tuple[int, int]]]:
@@ -216,18 +235,20 @@ async def write_ranges(
     now."""
     terminals, epochs, firsts, lasts = zip(*runs, strict=True)
     rows = await connection.fetch(
-        """INSERT INTO terminal_range AS known (terminal, epoch, seen)
+        f"""INSERT INTO terminal_range AS known (terminal, epoch, seen)
            SELECT t, e, range_agg(int8range(first, last, '[]'))
            FROM unnest($1::bigint[], $2::int[], $3::bigint[], $4::bigint[]) AS run (t, e, first, last) GROUP BY t, e
            ON CONFLICT (terminal, epoch) DO UPDATE SET seen = known.seen + excluded.seen
-           RETURNING terminal, epoch,
-               ARRAY(SELECT lower(seen_run) FROM unnest(seen) AS seen_run LIMIT 34) AS firsts,
-               ARRAY(SELECT upper(seen_run) - 1 FROM unnest(seen) AS seen_run LIMIT 34) AS lasts""",
+           RETURNING {_FIRST_RANGES}""",
         terminals,
         epochs,
         firsts,
         lasts,
     )
+    return _ranges(rows)
+
+
+def _ranges(rows: Iterable[asyncpg.Record]) -> dict[tuple[int, int], list[tuple[int, int]]]:
     return {(row["terminal"], row["epoch"]): list(zip(row["firsts"], row["lasts"], strict=True)) for row in rows}
 
 

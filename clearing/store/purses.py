@@ -60,7 +60,7 @@ VALUE = f"""
     FROM unproven WHERE state IN ('authorised', 'committed')"""
 
 # A purse explains itself when no counter is missing and the loads make its values follow, balance by balance, where
-# their clocks put them: then no other placement can be better.
+# their clocks put them: then no other placement can be better. Clocks that went back put a load in two places at once.
 PUZZLE = """
     CREATE TEMP TABLE puzzle ON COMMIT DROP AS
     WITH place AS (
@@ -81,7 +81,8 @@ PUZZLE = """
         FROM lying GROUP BY 1, 2, 3, 4
     )
     SELECT s.card, s.purse, s.generation FROM step s LEFT JOIN between b USING (card, purse, generation, upper)
-    WHERE s.upper - s.lower <> 1 OR s.clock_wrong OR s.after_fen + coalesce(b.loads_fen, 0) <> s.before_fen
+    WHERE s.upper - s.lower <> 1 OR s.clock_wrong OR s.upper_at < s.lower_at
+        OR s.after_fen + coalesce(b.loads_fen, 0) <> s.before_fen
     UNION
     SELECT card, purse, generation FROM between WHERE unclear"""
 
