@@ -116,14 +116,11 @@ class LoadAuthoriser(Guarded):
                 return session
         self._state.record([("load refused", request.identity.card.hex(), f"bad-mac1, {_detail(request)}")])
         why = (
-            "is wrong"
+            "is wrong; nothing was loaded, let the card open the load again"
             if root is not None
-            else "cannot be checked: there is no active load key of its suite, version and purse"
+            else "cannot be checked: there is no active load key of its suite, version and purse; nothing was loaded"
         )
-        raise RefusedError(
-            "bad-mac1",
-            f"MAC1 of card {request.identity.card.hex()} {why}; nothing was loaded, let the card open the load again",
-        )
+        raise RefusedError("bad-mac1", f"MAC1 of card {request.identity.card.hex()} {why}")
 
     def _root(self, request: LoadRequest) -> RootKey | None:
         try:

@@ -52,6 +52,26 @@ async def test_json_becomes_the_same_records(open_house: House) -> None:
     assert [row["record"] for row in stored] == [debit(1).encode(), debit(2).encode()]
 
 
+async def test_a_refusal_names_the_records_at_fault(open_house: House) -> None:
+    status, problem = await open_house.put(
+        1, binary([debit(1), debit(2, terminal=SHOP), debit(3), debit(4, terminal=9)])
+    )
+    assert (status, problem["code"], problem["seq"]) == (422, "wrong-terminal", [2, 4])
+    listed = [debit(number).to_json() for number in (1, 2, 3)]
+    whole = json.loads(as_json([debit(1), debit(2), debit(3)]))
+    status, problem = await open_house.put(
+        1, json.dumps(whole | {"records": [listed[0], listed[1] | {"kind": 300}]}).encode(), media="application/json"
+    )
+    assert (status, problem["code"]) == (400, "bad-schema")
+    assert problem["detail"].startswith("Record 2 of the batch: ")
+
+
+async def test_another_method_is_told_which_there_are(open_house: House) -> None:
+    async with open_house.http.post(f"{open_house.url}/v1/t/{BUS}/batches/1") as response:
+        assert (response.status, response.headers["Onecard-Code"]) == (405, "method")
+        assert {"GET", "PUT"} <= set(response.headers["Allow"].split(","))
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [

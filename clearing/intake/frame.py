@@ -1,8 +1,10 @@
 """The two spellings of a batch, binary and JSON, become one array of records (docs/wire.md)."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import Struct
+from typing import Any
 
 import numpy as np
 
@@ -41,8 +43,12 @@ class Batch:
 class WrongTerminal(Problem):
     """Header, path and records do not name one terminal: the body is evidence of that."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(422, "wrong-terminal", Retry.NEVER, message)
+    def __init__(self, records: Sequence[int]) -> None:
+        message = (
+            "Path, header and records name different terminals. Nothing was taken in; the body is kept as a security "
+            "event. Send what this terminal has made under its own number."
+        )
+        super().__init__(422, "wrong-terminal", Retry.NEVER, message, seq=records)
 
 
 def decode_batch(media: str, body: bytes, path_terminal: int, n: int) -> Batch:
@@ -55,8 +61,9 @@ def decode_batch(media: str, body: bytes, path_terminal: int, n: int) -> Batch:
     terminal, epoch, count, first_seq, last_seq, amount_fen = header
     if count != len(records) or amount_fen != int(records["amount_fen"].sum(dtype=np.uint64)):
         raise bad_frame("The header's count or sum of amounts is not that of the records.")
-    if terminal != path_terminal or (records["terminal"] != path_terminal).any():
-        raise WrongTerminal("Path, header and records name different terminals.")
+    foreign = records["terminal"] != path_terminal
+    if terminal != path_terminal or foreign.any():
+        raise WrongTerminal(records["sequence"][foreign].tolist())
     return Batch(path_terminal, n, media, body, sm3(body), epoch, first_seq, last_seq, records)
 
 
@@ -104,11 +111,16 @@ def _decode_json(body: bytes) -> tuple[tuple[int, ...], Records]:
         raise too_large()
     if not listed:
         raise bad_frame("A batch has at least one record.")
-    try:
-        raw = b"".join(TapRecord.from_json(record).encode() for record in listed)
-    except FormatError as error:
-        raise _bad_schema(str(error)) from error
+    raw = b"".join(_encoded(at, record) for at, record in enumerate(listed, 1))
     return tuple(document[member] for member in _MEMBERS), from_bytes(raw)
+
+
+def _encoded(at: int, record: dict[str, Any]) -> bytes:
+    """The 128 bytes of the record at place `at` of a JSON batch."""
+    try:
+        return TapRecord.from_json(record).encode()
+    except FormatError as error:
+        raise _bad_schema(f"record {at} of the batch: {error}") from error
 
 
 def _bad_schema(message: str) -> Problem:

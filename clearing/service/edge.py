@@ -33,7 +33,10 @@ async def problems(request: web.Request, handler: Next) -> web.StreamResponse:
     except FormatError as error:
         return problem_response(Problem(400, "bad-schema", Retry.NEVER, str(error)))
     except web.HTTPException as error:
-        return problem_response(Problem(error.status, _http_code(error), Retry.NEVER, error.reason))
+        response = problem_response(Problem(error.status, _http_code(error), Retry.NEVER, error.reason))
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
     except ClientHungUp:
         _log.info("client hung up in the middle of a body", path=request.path)
         return problem_response(Problem(400, "bad-frame", Retry.NOW, "The body ended early. Nothing was stored."))
@@ -70,7 +73,12 @@ async def read_body(request: web.Request) -> bytes:
     except web.HTTPRequestEntityTooLarge:
         raise too_large() from None
     except TimeoutError:
-        raise Problem(408, "slow", Retry.NOW, "The body did not come in time. Nothing was stored.") from None
+        raise Problem(
+            408,
+            "slow",
+            Retry.NOW,
+            f"The body did not come within {BODY_DEADLINE_S:g} s. Nothing was stored. Send smaller batches, or gzip.",
+        ) from None
     except OSError as error:
         raise ClientHungUp from error
     return _inflated(body) if _encoding(request) == GZIP else body
